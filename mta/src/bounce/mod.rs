@@ -1,0 +1,1 @@
+//! What a reply means, and the reports (DSN) we send about it.

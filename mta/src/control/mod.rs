@@ -1,0 +1,1 @@
+//! Starting, watching and stopping the whole: the only layer that sees every other.

@@ -1,0 +1,1 @@
+//! Delivery: connections to sites, attempts, outcomes.

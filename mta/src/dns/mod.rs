@@ -1,0 +1,1 @@
+//! DNS: MX hosts, site names, confirmed names.

@@ -1,0 +1,1 @@
+//! Egress sources and pools: from which address, with which name.

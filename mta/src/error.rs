@@ -1,0 +1,1 @@
+//! Errors that say who is to blame: peer, operator, disk, us.

@@ -1,0 +1,1 @@
+//! Mail in: listeners, connections, who may send what.

@@ -1,0 +1,1 @@
+//! Every maximum of this crate in one place, with the relations that must hold between them.

@@ -1,0 +1,1 @@
+//! Messages: header scan, hygiene, trace header, signature, conversion.

@@ -1,0 +1,1 @@
+//! How much may go where: limiters, leases, built-in caution.

@@ -1,0 +1,1 @@
+//! One shard: a pinned thread with its runtime, queues and connections.

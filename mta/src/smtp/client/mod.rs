@@ -1,0 +1,1 @@
+//! The client session: replies in, commands and results out.

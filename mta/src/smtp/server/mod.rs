@@ -1,0 +1,1 @@
+//! The server session: bytes in, events and replies out.

@@ -1,0 +1,1 @@
+//! TLS over buffers: no socket in sight.

@@ -1,0 +1,1 @@
+//! The ack log: which recipients are in flight, decided, or done.

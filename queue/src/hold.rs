@@ -1,0 +1,1 @@
+//! Holds and suspensions: what an operator or a fault has stopped.

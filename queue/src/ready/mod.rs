@@ -1,0 +1,1 @@
+//! Ready queues: which recipient goes next on one path.

@@ -1,0 +1,1 @@
+//! Scheduled queues: which recipient is due when.

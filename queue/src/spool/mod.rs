@@ -1,0 +1,1 @@
+//! The spool: where the bytes are, and when they are durable.

@@ -1,0 +1,2 @@
+//! sysimage
+fn main() {}
