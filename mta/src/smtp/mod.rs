@@ -1,1 +1,5 @@
 //! SMTP without sockets: grammar, server session, client session.
+
+pub mod client;
+pub mod sasl;
+pub mod server;
