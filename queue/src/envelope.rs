@@ -139,9 +139,7 @@ impl EnvRecipient {
     /// The domain of the address, or all of it when there is no at sign.
     #[must_use]
     pub fn domain(&self) -> &str {
-        self.address
-            .rsplit_once('@')
-            .map_or(self.address.as_str(), |(_, domain)| domain)
+        self.address.rsplit_once('@').map_or(self.address.as_str(), |(_, domain)| domain)
     }
 }
 

@@ -44,10 +44,7 @@ pub enum ConfigError {
 /// Reads and checks a configuration file.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
     let shown = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-        path: shown.clone(),
-        source,
-    })?;
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: shown.clone(), source })?;
     parse(&text, &shown)
 }
 
@@ -57,9 +54,5 @@ pub fn parse(text: &str, path: &str) -> Result<Config, ConfigError> {
         path: path.to_owned(),
         text: error.to_string().trim_end().to_owned(),
     })?;
-    resolved::resolve(raw).map_err(|(setting, reason)| ConfigError::Value {
-        path: path.to_owned(),
-        setting,
-        reason,
-    })
+    resolved::resolve(raw).map_err(|(setting, reason)| ConfigError::Value { path: path.to_owned(), setting, reason })
 }

@@ -123,10 +123,7 @@ pub struct Events {
 
 impl Default for Events {
     fn default() -> Self {
-        Self {
-            dir: "var/events".into(),
-            max_mib: 1024,
-        }
+        Self { dir: "var/events".into(), max_mib: 1024 }
     }
 }
 
@@ -166,11 +163,7 @@ pub struct Dns {
 
 impl Default for Dns {
     fn default() -> Self {
-        Self {
-            mode: "recursor".into(),
-            servers: Vec::new(),
-            dnssec: true,
-        }
+        Self { mode: "recursor".into(), servers: Vec::new(), dnssec: true }
     }
 }
 
@@ -224,9 +217,7 @@ pub struct Control {
 
 impl Default for Control {
     fn default() -> Self {
-        Self {
-            listen: "127.0.0.1:8025".into(),
-        }
+        Self { listen: "127.0.0.1:8025".into() }
     }
 }
 

@@ -163,9 +163,7 @@ fn bad<T>(setting: impl Into<String>, reason: impl Into<String>) -> Result<T, Ba
 
 /// Reads `address/bits` or a lone address.
 pub fn cidr(text: &str) -> Option<Cidr> {
-    let (address, bits) = text
-        .split_once('/')
-        .map_or((text, None), |(a, b)| (a, Some(b)));
+    let (address, bits) = text.split_once('/').map_or((text, None), |(a, b)| (a, Some(b)));
     let base: IpAddr = address.parse().ok()?;
     let most = if base.is_ipv4() { 32 } else { 128 };
     let bits = bits.map_or(Some(most), |b| b.parse().ok())?;
@@ -179,8 +177,7 @@ impl Cidr {
         fn left(bytes: &[u8], other: &[u8], bits: u8) -> bool {
             let whole = usize::from(bits / 8);
             let rest = bits % 8;
-            bytes[..whole] == other[..whole]
-                && (rest == 0 || (bytes[whole] ^ other[whole]) >> (8 - rest) == 0)
+            bytes[..whole] == other[..whole] && (rest == 0 || (bytes[whole] ^ other[whole]) >> (8 - rest) == 0)
         }
         match (self.base, address.to_canonical()) {
             (IpAddr::V4(a), IpAddr::V4(b)) => left(&a.octets(), &b.octets(), self.bits),
@@ -194,67 +191,32 @@ fn cidrs(setting: &str, texts: &[String]) -> Result<Vec<Cidr>, Bad> {
     texts
         .iter()
         .map(|text| {
-            cidr(text).ok_or_else(|| {
-                (
-                    setting.to_owned(),
-                    format!("`{text}` is no network; write 192.0.2.0/24"),
-                )
-            })
+            cidr(text).ok_or_else(|| (setting.to_owned(), format!("`{text}` is no network; write 192.0.2.0/24")))
         })
         .collect()
 }
 
 /// Checks every value and every reference from one table to another.
 pub fn resolve(raw: Raw) -> Result<Config, Bad> {
-    let hostname = if raw.server.hostname.is_empty() {
-        machine_name()
-    } else {
-        raw.server.hostname.clone()
-    };
+    let hostname = if raw.server.hostname.is_empty() { machine_name() } else { raw.server.hostname.clone() };
     check_hostname("server.hostname", &hostname)?;
     check_server(&raw)?;
-    let listeners = raw
-        .listener
-        .iter()
-        .enumerate()
-        .map(|(i, l)| listener(i, l))
-        .collect::<Result<Vec<_>, _>>()?;
-    let streams = raw
-        .stream
-        .iter()
-        .enumerate()
-        .map(|(i, s)| stream(i, s))
-        .collect::<Result<Vec<_>, _>>()?;
-    let sources = raw
-        .source
-        .iter()
-        .enumerate()
-        .map(|(i, s)| source(i, s, raw.server.lab))
-        .collect::<Result<Vec<_>, _>>()?;
-    let pools = raw
-        .pool
-        .iter()
-        .enumerate()
-        .map(|(i, p)| pool(i, p, &sources))
-        .collect::<Result<Vec<_>, _>>()?;
+    let listeners = raw.listener.iter().enumerate().map(|(i, l)| listener(i, l)).collect::<Result<Vec<_>, _>>()?;
+    let streams = raw.stream.iter().enumerate().map(|(i, s)| stream(i, s)).collect::<Result<Vec<_>, _>>()?;
+    let sources =
+        raw.source.iter().enumerate().map(|(i, s)| source(i, s, raw.server.lab)).collect::<Result<Vec<_>, _>>()?;
+    let pools = raw.pool.iter().enumerate().map(|(i, p)| pool(i, p, &sources)).collect::<Result<Vec<_>, _>>()?;
     let credentials = raw
         .credential
         .iter()
         .enumerate()
         .map(|(i, c)| credential(i, c, &raw, &streams, &pools))
         .collect::<Result<Vec<_>, _>>()?;
-    let routes = raw
-        .route
-        .iter()
-        .enumerate()
-        .map(|(i, r)| route(i, r, raw.server.lab))
-        .collect::<Result<Vec<_>, _>>()?;
+    let routes =
+        raw.route.iter().enumerate().map(|(i, r)| route(i, r, raw.server.lab)).collect::<Result<Vec<_>, _>>()?;
     let dns_servers = addresses("dns.servers", &raw.dns.servers)?;
-    let control = if raw.control.listen.is_empty() {
-        None
-    } else {
-        Some(loopback("control.listen", &raw.control.listen)?)
-    };
+    let control =
+        if raw.control.listen.is_empty() { None } else { Some(loopback("control.listen", &raw.control.listen)?) };
     Ok(Config {
         hostname,
         operator: raw.server.operator,
@@ -284,10 +246,7 @@ pub fn resolve(raw: Raw) -> Result<Config, Bad> {
 }
 
 fn machine_name() -> String {
-    nix::unistd::gethostname()
-        .ok()
-        .and_then(|name| name.into_string().ok())
-        .unwrap_or_else(|| "localhost".into())
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "localhost".into())
 }
 
 fn check_hostname(setting: &str, name: &str) -> Result<(), Bad> {
@@ -296,26 +255,18 @@ fn check_hostname(setting: &str, name: &str) -> Result<(), Bad> {
         && name.split('.').all(|label| {
             !label.is_empty()
                 && label.len() <= 63
-                && label
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
         });
     if fine {
         Ok(())
     } else {
-        bad(
-            setting,
-            format!("`{name}` is no host name; write something like mail.example.com"),
-        )
+        bad(setting, format!("`{name}` is no host name; write something like mail.example.com"))
     }
 }
 
 fn check_server(raw: &Raw) -> Result<(), Bad> {
     if !(16..=256).contains(&raw.spool.segment_mib) {
-        return bad(
-            "spool.segment_mib",
-            format!("{} is outside of 16 to 256", raw.spool.segment_mib),
-        );
+        return bad("spool.segment_mib", format!("{} is outside of 16 to 256", raw.spool.segment_mib));
     }
     if raw.spool.reserve_percent > 50 {
         return bad(
@@ -330,28 +281,16 @@ fn check_server(raw: &Raw) -> Result<(), Bad> {
         return bad("server.operator", "is no address; write you@example.com");
     }
     if !matches!(raw.spool.writer.as_str(), "auto" | "ring" | "pwrite") {
-        return bad(
-            "spool.writer",
-            format!("`{}` is none of auto, ring, pwrite", raw.spool.writer),
-        );
+        return bad("spool.writer", format!("`{}` is none of auto, ring, pwrite", raw.spool.writer));
     }
     if !matches!(raw.dns.mode.as_str(), "recursor" | "forward") {
-        return bad(
-            "dns.mode",
-            format!("`{}` is none of recursor, forward", raw.dns.mode),
-        );
+        return bad("dns.mode", format!("`{}` is none of recursor, forward", raw.dns.mode));
     }
     if raw.dns.mode == "forward" && raw.dns.servers.is_empty() {
-        return bad(
-            "dns.servers",
-            "dns.mode = \"forward\" needs at least one address:port here",
-        );
+        return bad("dns.servers", "dns.mode = \"forward\" needs at least one address:port here");
     }
     if raw.delivery.retry_first_s == 0 || raw.delivery.retry_first_s > raw.delivery.retry_max_s {
-        return bad(
-            "delivery.retry_first_s",
-            "must be at least 1 and at most delivery.retry_max_s",
-        );
+        return bad("delivery.retry_first_s", "must be at least 1 and at most delivery.retry_max_s");
     }
     for (i, key) in raw.dkim.iter().enumerate() {
         check_hostname(&format!("dkim[{i}].domain"), &key.domain)?;
@@ -365,38 +304,22 @@ fn driver(text: &str) -> Result<DriverChoice, Bad> {
         "auto" => Ok(DriverChoice::Auto),
         "io_uring" => Ok(DriverChoice::IoUring),
         "epoll" => Ok(DriverChoice::Epoll),
-        _ => bad(
-            "server.driver",
-            format!("`{text}` is none of auto, io_uring, epoll"),
-        ),
+        _ => bad("server.driver", format!("`{text}` is none of auto, io_uring, epoll")),
     }
 }
 
 fn addresses(setting: &str, texts: &[String]) -> Result<Vec<SocketAddr>, Bad> {
     texts
         .iter()
-        .map(|t| {
-            t.parse().map_err(|_| {
-                (
-                    setting.to_owned(),
-                    format!("`{t}` is no address:port; write 192.0.2.53:53"),
-                )
-            })
-        })
+        .map(|t| t.parse().map_err(|_| (setting.to_owned(), format!("`{t}` is no address:port; write 192.0.2.53:53"))))
         .collect()
 }
 
 fn loopback(setting: &str, text: &str) -> Result<SocketAddr, Bad> {
     match text.parse::<SocketAddr>() {
         Ok(address) if address.ip().is_loopback() => Ok(address),
-        Ok(_) => bad(
-            setting,
-            "the status page has no login and may only listen on loopback",
-        ),
-        Err(_) => bad(
-            setting,
-            format!("`{text}` is no address:port; write 127.0.0.1:8025"),
-        ),
+        Ok(_) => bad(setting, "the status page has no login and may only listen on loopback"),
+        Err(_) => bad(setting, format!("`{text}` is no address:port; write 127.0.0.1:8025")),
     }
 }
 
@@ -407,30 +330,17 @@ fn listener(i: usize, raw: &raw::Listener) -> Result<Listener, Bad> {
         "submission" => Role::Submission,
         "submissions" => Role::Submissions,
         "relay" => Role::Relay,
-        other => {
-            return bad(
-                at("role"),
-                format!("`{other}` is none of mx, submission, submissions, relay"),
-            )
-        }
+        other => return bad(at("role"), format!("`{other}` is none of mx, submission, submissions, relay")),
     };
     let address = match raw.address.parse() {
         Ok(address) => address,
-        Err(_) => {
-            return bad(
-                at("address"),
-                format!("`{}` is no address:port; write 0.0.0.0:587", raw.address),
-            )
-        }
+        Err(_) => return bad(at("address"), format!("`{}` is no address:port; write 0.0.0.0:587", raw.address)),
     };
     if raw.max_message_mib == 0 || raw.max_message_mib * 1024 * 1024 > queue::limits::MESSAGE_MAX {
         return bad(at("max_message_mib"), "must be 1 to 50");
     }
     if raw.max_recipients < 100 || raw.max_recipients > queue::limits::RECIPIENTS_MAX {
-        return bad(
-            at("max_recipients"),
-            "must be 100 (RFC 5321 4.5.3.1.8) to 10000",
-        );
+        return bad(at("max_recipients"), "must be 100 (RFC 5321 4.5.3.1.8) to 10000");
     }
     Ok(Listener {
         address,
@@ -450,18 +360,11 @@ fn stream(i: usize, raw: &raw::Stream) -> Result<Stream, Bad> {
         "transactional" => Class::Transactional,
         "bulk" => Class::Bulk,
         other => {
-            return bad(
-                format!("stream[{i}].class"),
-                format!("`{other}` is none of critical, transactional, bulk"),
-            )
+            return bad(format!("stream[{i}].class"), format!("`{other}` is none of critical, transactional, bulk"))
         }
     };
     let ttl = (raw.ttl_s > 0).then(|| Duration::from_secs(u64::from(raw.ttl_s)));
-    Ok(Stream {
-        name: raw.name.clone(),
-        class,
-        ttl,
-    })
+    Ok(Stream { name: raw.name.clone(), class, ttl })
 }
 
 fn source(i: usize, raw: &raw::Source, lab: bool) -> Result<Source, Bad> {
@@ -472,21 +375,13 @@ fn source(i: usize, raw: &raw::Source, lab: bool) -> Result<Source, Bad> {
     if !raw.ehlo.is_empty() {
         check_hostname(&at("ehlo"), &raw.ehlo)?;
         if !lab {
-            return bad(
-                at("ehlo"),
-                "only with server.lab; elsewhere the source's confirmed PTR name is used",
-            );
+            return bad(at("ehlo"), "only with server.lab; elsewhere the source's confirmed PTR name is used");
         }
     }
     if raw.weight == 0 || raw.weight > 1000 {
         return bad(at("weight"), "must be 1 to 1000");
     }
-    Ok(Source {
-        name: raw.name.clone(),
-        address,
-        ehlo: raw.ehlo.clone(),
-        weight: raw.weight,
-    })
+    Ok(Source { name: raw.name.clone(), address, ehlo: raw.ehlo.clone(), weight: raw.weight })
 }
 
 fn pool(i: usize, raw: &raw::Pool, sources: &[Source]) -> Result<Pool, Bad> {
@@ -494,24 +389,13 @@ fn pool(i: usize, raw: &raw::Pool, sources: &[Source]) -> Result<Pool, Bad> {
     for name in &raw.sources {
         match sources.iter().position(|s| s.name == *name) {
             Some(index) => indexes.push(index),
-            None => {
-                return bad(
-                    format!("pool[{i}].sources"),
-                    format!("no [[source]] is named `{name}`"),
-                )
-            }
+            None => return bad(format!("pool[{i}].sources"), format!("no [[source]] is named `{name}`")),
         }
     }
     if indexes.is_empty() {
-        return bad(
-            format!("pool[{i}].sources"),
-            "a pool needs at least one source",
-        );
+        return bad(format!("pool[{i}].sources"), "a pool needs at least one source");
     }
-    Ok(Pool {
-        name: raw.name.clone(),
-        sources: indexes,
-    })
+    Ok(Pool { name: raw.name.clone(), sources: indexes })
 }
 
 fn credential(
@@ -523,16 +407,10 @@ fn credential(
 ) -> Result<Credential, Bad> {
     let at = |field: &str| format!("credential[{i}].{field}");
     if raw.verifier.is_empty() && raw.trusted_networks.is_empty() {
-        return bad(
-            at("verifier"),
-            "a credential needs a verifier or trusted_networks; see `ringpost hash-password`",
-        );
+        return bad(at("verifier"), "a credential needs a verifier or trusted_networks; see `ringpost hash-password`");
     }
     if raw.from_domains.is_empty() {
-        return bad(
-            at("from_domains"),
-            "name the domains this credential may send from",
-        );
+        return bad(at("from_domains"), "name the domains this credential may send from");
     }
     if raw.from_domains.iter().any(|d| d == "*") && !all.server.lab {
         return bad(at("from_domains"), "`*` needs server.lab; name the domains");
@@ -553,11 +431,7 @@ fn credential(
         trusted_networks: cidrs(&at("trusted_networks"), &raw.trusted_networks)?,
         networks: cidrs(&at("networks"), &raw.networks)?,
         tenant: raw.tenant.clone(),
-        from_domains: raw
-            .from_domains
-            .iter()
-            .map(|d| d.to_ascii_lowercase())
-            .collect(),
+        from_domains: raw.from_domains.iter().map(|d| d.to_ascii_lowercase()).collect(),
         pools: raw.pools.clone(),
         streams: raw.streams.clone(),
         recipients_per_minute: raw.recipients_per_minute,
@@ -571,10 +445,7 @@ fn route(i: usize, raw: &raw::Route, lab: bool) -> Result<Route, Bad> {
     }
     let mut to = Vec::new();
     for text in &raw.to {
-        match text
-            .rsplit_once(':')
-            .and_then(|(host, port)| Some((host.trim_matches(['[', ']']), port.parse().ok()?)))
-        {
+        match text.rsplit_once(':').and_then(|(host, port)| Some((host.trim_matches(['[', ']']), port.parse().ok()?))) {
             Some((host, port)) if !host.is_empty() => to.push((host.to_owned(), port)),
             _ => return bad(at("to"), format!("`{text}` is no host:port")),
         }
@@ -587,20 +458,12 @@ fn route(i: usize, raw: &raw::Route, lab: bool) -> Result<Route, Bad> {
         "" | "opportunistic" => RouteTls::Opportunistic,
         "required" => RouteTls::Required,
         "implicit" => RouteTls::Implicit,
-        other => {
-            return bad(
-                at("tls"),
-                format!("`{other}` is none of none, opportunistic, required, implicit"),
-            )
-        }
+        other => return bad(at("tls"), format!("`{other}` is none of none, opportunistic, required, implicit")),
     };
     let tls_pin = if raw.tls_pin.is_empty() {
         None
     } else {
-        Some(
-            pin(&raw.tls_pin)
-                .ok_or_else(|| (at("tls_pin"), "must be 64 hex digits (SHA-256)".to_owned()))?,
-        )
+        Some(pin(&raw.tls_pin).ok_or_else(|| (at("tls_pin"), "must be 64 hex digits (SHA-256)".to_owned()))?)
     };
     let auth = match (raw.user.is_empty(), raw.password_file.is_empty()) {
         (true, true) => None,
@@ -608,10 +471,7 @@ fn route(i: usize, raw: &raw::Route, lab: bool) -> Result<Route, Bad> {
         _ => return bad(at("user"), "user and password_file go together"),
     };
     if auth.is_some() && !matches!(tls, RouteTls::Required | RouteTls::Implicit) && !raw.lab {
-        return bad(
-            at("tls"),
-            "a route with a password needs tls = \"required\" or \"implicit\"",
-        );
+        return bad(at("tls"), "a route with a password needs tls = \"required\" or \"implicit\"");
     }
     Ok(Route {
         domain: raw.domain.to_ascii_lowercase(),
@@ -643,9 +503,7 @@ mod tests {
     use super::*;
 
     fn refusal(text: &str) -> String {
-        parse(text, "ringpost.toml")
-            .expect_err("must be refused")
-            .to_string()
+        parse(text, "ringpost.toml").expect_err("must be refused").to_string()
     }
 
     #[test]
@@ -656,12 +514,10 @@ mod tests {
 
     #[test]
     fn a_bad_value_names_setting_and_remedy() {
-        assert!(refusal("[spool]\nsegment_mib = 1")
-            .contains("spool.segment_mib: 1 is outside of 16 to 256"));
+        assert!(refusal("[spool]\nsegment_mib = 1").contains("spool.segment_mib: 1 is outside of 16 to 256"));
         assert!(refusal("[[listener]]\naddress='x'\nrole='mx'").contains("listener[0].address"));
         assert!(refusal("[[pool]]\nname='p'\nsources=['a']").contains("no [[source]] is named `a`"));
-        assert!(refusal("[[credential]]\nname='u'\nfrom_domains=['a.test']")
-            .contains("credential[0].verifier"));
+        assert!(refusal("[[credential]]\nname='u'\nfrom_domains=['a.test']").contains("credential[0].verifier"));
         assert!(refusal("[[route]]\ndomain='*'\nto=['h:25']\nlab=true").contains("server.lab"));
         assert!(refusal("[control]\nlisten='0.0.0.0:80'").contains("loopback"));
     }
@@ -669,10 +525,7 @@ mod tests {
     #[test]
     fn an_unknown_setting_names_its_line() {
         let text = refusal("[server]\nhostnam = 'x'\n");
-        assert!(
-            text.contains("line 2") && text.contains("hostnam"),
-            "{text}"
-        );
+        assert!(text.contains("line 2") && text.contains("hostnam"), "{text}");
     }
 
     #[test]
@@ -682,9 +535,7 @@ mod tests {
         assert!(net.contains("::ffff:192.0.2.200".parse().expect("ip")));
         assert!(!net.contains("192.0.2.1".parse().expect("ip")));
         assert!(!net.contains("2001:db8::1".parse().expect("ip")));
-        assert!(cidr("::/0")
-            .expect("any")
-            .contains("2001:db8::1".parse().expect("ip")));
+        assert!(cidr("::/0").expect("any").contains("2001:db8::1".parse().expect("ip")));
         assert!(cidr("192.0.2.0/33").is_none());
     }
 }
