@@ -36,6 +36,8 @@ pub struct Incoming<'a> {
     pub binary: bool,
     /// The client declared SMTPUTF8 (RFC 6531).
     pub smtputf8: bool,
+    /// Some address of the envelope is not ASCII.
+    pub utf8_addresses: bool,
     /// The client's address; `None` for HTTP injection and our own mail.
     pub peer: Option<IpAddr>,
     /// What the client called itself.
@@ -94,6 +96,7 @@ pub fn finish(mut input: Incoming<'_>) -> Result<Finished, Refusal> {
         private_fields(&header, &mut taken);
     }
     let body_at = headroom + header.len;
+    let header_eight_bit = facts.eight_bit && !content[..header.len].is_ascii();
     let body_hash = hash(&input.buffer[body_at..], input.want_hash, input.want_simple);
     let prefix = prefix(&input, &header);
     let kept_from = drop_fields(&mut input.buffer, headroom, &header, &taken);
@@ -108,7 +111,8 @@ pub fn finish(mut input: Incoming<'_>) -> Result<Finished, Refusal> {
         dot_line: facts.dot_line,
         eight_bit: facts.eight_bit || !prefix.is_ascii(),
         binary: input.binary,
-        smtputf8: input.smtputf8,
+        // Declared alone is no need: plain content goes to any site.
+        smtputf8: input.utf8_addresses || (input.smtputf8 && header_eight_bit),
         longest_line: facts.longest_line.max(longest(&prefix)),
         header_len: header_len as u32,
     };
@@ -234,6 +238,7 @@ mod tests {
             role: Role::Submission,
             binary: false,
             smtputf8: false,
+            utf8_addresses: false,
             peer: Some("192.0.2.1".parse().unwrap()),
             helo: "client.test",
             protocol: "ESMTPSA",
