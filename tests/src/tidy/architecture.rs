@@ -34,10 +34,7 @@ pub fn section(page: &str) -> Option<&str> {
 pub fn paths(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for item in text.split('`').skip(1).step_by(2) {
-        let path: String = item
-            .chars()
-            .take_while(|c| c.is_alphanumeric() || *c == '_' || *c == ':')
-            .collect();
+        let path: String = item.chars().take_while(|c| c.is_alphanumeric() || *c == '_' || *c == ':').collect();
         let whole = item.len() == path.len() || item[path.len()..].starts_with(['(', '<']);
         if path.contains("::") && whole {
             found.push(path);
@@ -55,8 +52,7 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
         return Vec::new();
     };
     let lost = paths(text).into_iter().filter(|path| !exists(tree, path));
-    lost.map(|path| Finding::at(PAGE, 0, format!("`{path}` is named, but not in the source")))
-        .collect()
+    lost.map(|path| Finding::at(PAGE, 0, format!("`{path}` is named, but not in the source"))).collect()
 }
 
 /// Whether the source holds `path`.
@@ -66,33 +62,16 @@ pub fn exists(tree: &Tree, path: &str) -> bool {
         Some(first) if CRATES.contains(first) => parts.remove(0),
         _ => "mta",
     };
-    let modules = parts
-        .iter()
-        .take_while(|p| p.starts_with(|c: char| c.is_lowercase()))
-        .count();
+    let modules = parts.iter().take_while(|p| p.starts_with(|c: char| c.is_lowercase())).count();
     // A path of small letters only ends in a function, a module or a macro.
-    let (modules, names) = parts.split_at(if modules == parts.len() {
-        modules.saturating_sub(1)
-    } else {
-        modules
-    });
-    let inside: Vec<&SourceFile> = tree
-        .files
-        .iter()
-        .filter(|f| is_inside(&f.path, krate, modules))
-        .collect();
-    !inside.is_empty()
-        && names
-            .iter()
-            .all(|name| inside.iter().any(|f| defines(f, name)))
+    let (modules, names) = parts.split_at(if modules == parts.len() { modules.saturating_sub(1) } else { modules });
+    let inside: Vec<&SourceFile> = tree.files.iter().filter(|f| is_inside(&f.path, krate, modules)).collect();
+    !inside.is_empty() && names.iter().all(|name| inside.iter().any(|f| defines(f, name)))
 }
 
 /// Whether a file belongs to the module path, or to a parent that may declare it inline.
 fn is_inside(path: &str, krate: &str, modules: &[&str]) -> bool {
-    let Some(rest) = path
-        .strip_prefix(krate)
-        .and_then(|p| p.strip_prefix("/src/"))
-    else {
+    let Some(rest) = path.strip_prefix(krate).and_then(|p| p.strip_prefix("/src/")) else {
         return false;
     };
     let mut own: Vec<&str> = rest.trim_end_matches(".rs").split('/').collect();
@@ -103,15 +82,12 @@ fn is_inside(path: &str, krate: &str, modules: &[&str]) -> bool {
 }
 
 fn defines(file: &SourceFile, name: &str) -> bool {
-    let kinds = [
-        "fn", "struct", "enum", "trait", "type", "mod", "const", "static", "union",
-    ];
+    let kinds = ["fn", "struct", "enum", "trait", "type", "mod", "const", "static", "union"];
     let found = words(&file.code, name).any(|at| {
         let before = file.code[..at].trim_end();
         kinds.iter().any(|kind| before.ends_with(kind))
     });
     // Enum variants are named by the page too.
-    let variant =
-        || name.starts_with(|c: char| c.is_uppercase()) && words(&file.code, name).next().is_some();
+    let variant = || name.starts_with(|c: char| c.is_uppercase()) && words(&file.code, name).next().is_some();
     found || variant()
 }

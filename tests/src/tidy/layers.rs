@@ -32,24 +32,13 @@ pub fn read_layers(page: &str) -> Vec<Vec<String>> {
 
 /// Every use that climbs, every circle, every module the page does not know.
 pub fn check(tree: &Tree) -> Vec<Finding> {
-    let sources: Vec<&SourceFile> = tree
-        .files
-        .iter()
-        .filter(|f| module_of(&f.path).is_some())
-        .collect();
+    let sources: Vec<&SourceFile> = tree.files.iter().filter(|f| module_of(&f.path).is_some()).collect();
     if sources.is_empty() {
         return Vec::new();
     }
-    let groups = tree
-        .file(PAGE)
-        .map(|f| read_layers(&f.text))
-        .unwrap_or_default();
+    let groups = tree.file(PAGE).map(|f| read_layers(&f.text)).unwrap_or_default();
     if groups.len() < 3 {
-        return vec![Finding::at(
-            PAGE,
-            0,
-            "no layer order found (\"Layers inside `mta`\")",
-        )];
+        return vec![Finding::at(PAGE, 0, "no layer order found (\"Layers inside `mta`\")")];
     }
     let mut rank = BTreeMap::new();
     for (level, group) in groups.iter().enumerate() {
@@ -64,11 +53,7 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
             continue;
         };
         if from != "net" && !rank.contains_key(from) {
-            found.push(Finding::at(
-                &file.path,
-                0,
-                format!("module {from} has no layer in {PAGE}"),
-            ));
+            found.push(Finding::at(&file.path, 0, format!("module {from} has no layer in {PAGE}")));
             continue;
         }
         for (at, to) in uses(&file.shipped) {
@@ -90,16 +75,12 @@ fn climbs(rank: &BTreeMap<&str, usize>, from: &str, to: &str) -> Option<String> 
         return Some(format!("net sees {}, not {to}", NET_SEES.join(" and ")));
     }
     if to == "net" && !NET_SEEN_BY.contains(&from) {
-        return Some(format!(
-            "net is seen by {}, not by {from}",
-            NET_SEEN_BY.join(", ")
-        ));
+        return Some(format!("net is seen by {}, not by {from}", NET_SEEN_BY.join(", ")));
     }
     if APART.contains(&(from, to)) {
         return Some(format!("{from} and {to} meet only in the queue"));
     }
-    (rank.get(to) > rank.get(from) && to != "net" && from != "net")
-        .then(|| format!("{from} climbs to {to}"))
+    (rank.get(to) > rank.get(from) && to != "net" && from != "net").then(|| format!("{from} climbs to {to}"))
 }
 
 /// Top module of a file of `mta`; none for its roots, which see everything.
@@ -122,11 +103,7 @@ fn uses(code: &str) -> Vec<(usize, &str)> {
         let from = at + 7;
         if rest.starts_with('{') {
             let end = super::source::closing(code, from);
-            found.extend(
-                group_heads(&code[from + 1..end.saturating_sub(1)])
-                    .into_iter()
-                    .map(|m| (at, m)),
-            );
+            found.extend(group_heads(&code[from + 1..end.saturating_sub(1)]).into_iter().map(|m| (at, m)));
         } else {
             found.push((at, leading_word(rest)));
         }

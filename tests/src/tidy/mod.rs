@@ -23,11 +23,7 @@ pub const LINE_HARD: usize = 120;
 /// Names that say nothing about what is inside.
 pub const BANNED: [&str; 6] = ["util", "utils", "common", "helper", "helpers", "misc"];
 /// The one file of each crate that may say `unsafe`.
-pub const UNSAFE_FILES: [&str; 3] = [
-    "queue/src/sys.rs",
-    "mta/src/net/sys.rs",
-    "sysimage/src/sys.rs",
-];
+pub const UNSAFE_FILES: [&str; 3] = ["queue/src/sys.rs", "mta/src/net/sys.rs", "sysimage/src/sys.rs"];
 
 /// One file of the tree.
 #[derive(Debug, Clone)]
@@ -45,22 +41,9 @@ pub struct SourceFile {
 impl SourceFile {
     /// Prepare one file for the checks.
     pub fn new(path: &str, text: &str) -> SourceFile {
-        let code = if path.ends_with(".rs") {
-            blank(text)
-        } else {
-            String::new()
-        };
-        let shipped = if is_test_path(path) {
-            String::new()
-        } else {
-            without_tests(&code)
-        };
-        SourceFile {
-            path: path.into(),
-            text: text.into(),
-            code,
-            shipped,
-        }
+        let code = if path.ends_with(".rs") { blank(text) } else { String::new() };
+        let shipped = if is_test_path(path) { String::new() } else { without_tests(&code) };
+        SourceFile { path: path.into(), text: text.into(), code, shipped }
     }
 
     fn is_rust(&self) -> bool {
@@ -82,9 +65,7 @@ pub struct Tree {
 impl Tree {
     /// A tree made of literals, for proofs.
     pub fn of(files: &[(&str, &str)]) -> Tree {
-        Tree {
-            files: files.iter().map(|(p, t)| SourceFile::new(p, t)).collect(),
-        }
+        Tree { files: files.iter().map(|(p, t)| SourceFile::new(p, t)).collect() }
     }
 
     /// Read what is under `root`: sources, manifests and pages; build output and foreign trees are skipped.
@@ -94,14 +75,9 @@ impl Tree {
         while let Some(folder) = folders.pop() {
             for entry in std::fs::read_dir(&folder)? {
                 let path = entry?.path();
-                let name = path
-                    .file_name()
-                    .unwrap_or_default()
-                    .to_string_lossy()
-                    .into_owned();
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 if path.is_dir() {
-                    let skipped =
-                        ["target", "node_modules", "dist", "out", "var"].contains(&name.as_str());
+                    let skipped = ["target", "node_modules", "dist", "out", "var"].contains(&name.as_str());
                     if !skipped && !name.starts_with('.') {
                         folders.push(path);
                     }
@@ -109,11 +85,7 @@ impl Tree {
                     let Ok(text) = std::fs::read_to_string(&path) else {
                         continue;
                     };
-                    let short = path
-                        .strip_prefix(root)
-                        .unwrap_or(&path)
-                        .to_string_lossy()
-                        .into_owned();
+                    let short = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
                     tree.files.push(SourceFile::new(&short, &text));
                 }
             }
@@ -129,13 +101,8 @@ impl Tree {
 }
 
 fn is_text(name: &str) -> bool {
-    let kinds = [
-        "rs", "md", "toml", "tsv", "mk", "sh", "yml", "smtp", "in", "desc", "conf",
-    ];
-    name == "Makefile"
-        || name
-            .rsplit_once('.')
-            .is_some_and(|(_, kind)| kinds.contains(&kind))
+    let kinds = ["rs", "md", "toml", "tsv", "mk", "sh", "yml", "smtp", "in", "desc", "conf"];
+    name == "Makefile" || name.rsplit_once('.').is_some_and(|(_, kind)| kinds.contains(&kind))
 }
 
 /// One place that breaks a habit.
@@ -150,15 +117,8 @@ pub struct Finding {
 impl Finding {
     /// A finding at a line; line 0 means the file as a whole.
     pub fn at(path: &str, line: usize, what: impl Into<String>) -> Finding {
-        let place = if line == 0 {
-            path.to_string()
-        } else {
-            format!("{path}:{line}")
-        };
-        Finding {
-            place,
-            what: what.into(),
-        }
+        let place = if line == 0 { path.to_string() } else { format!("{path}:{line}") };
+        Finding { place, what: what.into() }
     }
 }
 
@@ -186,20 +146,10 @@ pub fn warnings(tree: &Tree) -> Vec<Finding> {
     for file in tree.files.iter().filter(|f| f.is_rust()) {
         let lines = shipped_lines(file);
         if lines > FILE_AIM {
-            found.push(Finding::at(
-                &file.path,
-                0,
-                format!("{lines} lines, aim {FILE_AIM}"),
-            ));
+            found.push(Finding::at(&file.path, 0, format!("{lines} lines, aim {FILE_AIM}")));
         }
-        for function in functions(&file.shipped)
-            .iter()
-            .filter(|f| f.lines > FUNCTION_AIM)
-        {
-            let what = format!(
-                "fn {}: {} lines, aim {FUNCTION_AIM}",
-                function.name, function.lines
-            );
+        for function in functions(&file.shipped).iter().filter(|f| f.lines > FUNCTION_AIM) {
+            let what = format!("fn {}: {} lines, aim {FUNCTION_AIM}", function.name, function.lines);
             found.push(Finding::at(&file.path, function.line, what));
         }
     }
@@ -209,9 +159,7 @@ pub fn warnings(tree: &Tree) -> Vec<Finding> {
 /// Lines that are not inside a test module; comment lines count.
 fn shipped_lines(file: &SourceFile) -> usize {
     let ships = file.shipped.lines().zip(file.code.lines());
-    ships
-        .filter(|(shipped, code)| code.trim().is_empty() || !shipped.trim().is_empty())
-        .count()
+    ships.filter(|(shipped, code)| code.trim().is_empty() || !shipped.trim().is_empty()).count()
 }
 
 fn sizes(file: &SourceFile) -> Vec<Finding> {
@@ -219,29 +167,15 @@ fn sizes(file: &SourceFile) -> Vec<Finding> {
     for (number, line) in file.text.lines().enumerate() {
         let width = line.chars().count();
         if width > LINE_HARD {
-            found.push(Finding::at(
-                &file.path,
-                number + 1,
-                format!("{width} columns, at most {LINE_HARD}"),
-            ));
+            found.push(Finding::at(&file.path, number + 1, format!("{width} columns, at most {LINE_HARD}")));
         }
     }
     let lines = shipped_lines(file);
     if lines > FILE_HARD {
-        found.push(Finding::at(
-            &file.path,
-            0,
-            format!("{lines} lines, at most {FILE_HARD}"),
-        ));
+        found.push(Finding::at(&file.path, 0, format!("{lines} lines, at most {FILE_HARD}")));
     }
-    for function in functions(&file.shipped)
-        .iter()
-        .filter(|f| f.lines > FUNCTION_HARD)
-    {
-        let what = format!(
-            "fn {} has {} lines, at most {FUNCTION_HARD}",
-            function.name, function.lines
-        );
+    for function in functions(&file.shipped).iter().filter(|f| f.lines > FUNCTION_HARD) {
+        let what = format!("fn {} has {} lines, at most {FUNCTION_HARD}", function.name, function.lines);
         found.push(Finding::at(&file.path, function.line, what));
     }
     found
@@ -251,20 +185,12 @@ fn names(file: &SourceFile) -> Vec<Finding> {
     let mut found = Vec::new();
     let stem = file.path.trim_end_matches(".rs");
     if file.is_rust() && stem.split('/').any(|part| BANNED.contains(&part)) {
-        found.push(Finding::at(
-            &file.path,
-            0,
-            "a name that says nothing; name the duty",
-        ));
+        found.push(Finding::at(&file.path, 0, "a name that says nothing; name the duty"));
     }
     for name in BANNED {
         for at in words(&file.code, name) {
             if file.code[..at].trim_end().ends_with("mod") {
-                found.push(Finding::at(
-                    &file.path,
-                    line_of(&file.code, at),
-                    format!("module named {name}"),
-                ));
+                found.push(Finding::at(&file.path, line_of(&file.code, at), format!("module named {name}")));
             }
         }
     }
@@ -272,10 +198,7 @@ fn names(file: &SourceFile) -> Vec<Finding> {
 }
 
 fn manual_page(file: &SourceFile) -> Option<Finding> {
-    let first = file
-        .text
-        .lines()
-        .find(|l| !l.trim().is_empty() && !l.starts_with("#!["));
+    let first = file.text.lines().find(|l| !l.trim().is_empty() && !l.starts_with("#!["));
     let opens = first.is_some_and(|l| l.starts_with("//!"));
     (!opens).then(|| Finding::at(&file.path, 1, "a file opens with its manual page (//! ...)"))
 }
@@ -289,8 +212,7 @@ fn unsafe_places(file: &SourceFile) -> Vec<Finding> {
         for at in words(&file.code, word) {
             // `forbid` and `deny` tighten; only opening the door is a finding.
             let attribute = file.code[..at].rsplit('\n').next().unwrap_or_default();
-            if word == "unsafe_code" && (attribute.contains("deny") || attribute.contains("forbid"))
-            {
+            if word == "unsafe_code" && (attribute.contains("deny") || attribute.contains("forbid")) {
                 continue;
             }
             let what = format!("`{word}` outside {}", UNSAFE_FILES.join(", "));
@@ -307,11 +229,7 @@ fn repeated_reasons(file: &SourceFile) -> Vec<Finding> {
     for (number, line) in file.text.lines().enumerate() {
         if let Some((_, reason)) = line.split_once("SAFETY:") {
             if !seen.insert(reason.trim().to_string()) {
-                found.push(Finding::at(
-                    &file.path,
-                    number + 1,
-                    "the same SAFETY reason twice; say why here",
-                ));
+                found.push(Finding::at(&file.path, number + 1, "the same SAFETY reason twice; say why here"));
             }
         }
     }
@@ -322,11 +240,7 @@ fn leftovers(file: &SourceFile) -> Vec<Finding> {
     let mut found = Vec::new();
     for word in ["todo!", "unimplemented!", "#[ignore"] {
         for (at, _) in file.code.match_indices(word) {
-            found.push(Finding::at(
-                &file.path,
-                line_of(&file.code, at),
-                format!("{word} left behind"),
-            ));
+            found.push(Finding::at(&file.path, line_of(&file.code, at), format!("{word} left behind")));
         }
     }
     found
@@ -334,19 +248,11 @@ fn leftovers(file: &SourceFile) -> Vec<Finding> {
 
 /// Paths that exist on one machine only; written in pieces so that this file does not find itself.
 fn machine_paths(file: &SourceFile) -> Vec<Finding> {
-    let paths = [
-        concat!("/wo", "rk/"),
-        concat!("/ro", "ot/."),
-        concat!("/ho", "me/user"),
-    ];
+    let paths = [concat!("/wo", "rk/"), concat!("/ro", "ot/."), concat!("/ho", "me/user")];
     let mut found = Vec::new();
     for (number, line) in file.text.lines().enumerate() {
         for path in paths.iter().filter(|p| line.contains(**p)) {
-            found.push(Finding::at(
-                &file.path,
-                number + 1,
-                format!("{path} is a path of one machine"),
-            ));
+            found.push(Finding::at(&file.path, number + 1, format!("{path} is a path of one machine")));
         }
     }
     found

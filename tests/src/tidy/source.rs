@@ -40,11 +40,7 @@ pub fn blank(text: &str) -> String {
 
 /// Length of the identifier at `at`, so that the `r` of `for"` never starts a raw string.
 fn word_end(bytes: &[u8], at: usize) -> usize {
-    bytes[at..]
-        .iter()
-        .take_while(|b| is_word(**b))
-        .count()
-        .min(bytes.len() - at)
+    bytes[at..].iter().take_while(|b| is_word(**b)).count().min(bytes.len() - at)
 }
 
 /// True for the bytes of an identifier.
@@ -64,10 +60,7 @@ fn literal_end(bytes: &[u8], at: usize) -> usize {
     if rest.starts_with(b"'") {
         return at + character(rest);
     }
-    let prefix = rest
-        .iter()
-        .take_while(|b| matches!(b, b'b' | b'c' | b'r'))
-        .count();
+    let prefix = rest.iter().take_while(|b| matches!(b, b'b' | b'c' | b'r')).count();
     let hashes = rest[prefix..].iter().take_while(|b| **b == b'#').count();
     if prefix > 2 || rest.get(prefix + hashes) != Some(&b'"') {
         return at;
@@ -121,12 +114,7 @@ fn character(rest: &[u8]) -> usize {
         let close = rest.iter().skip(3).position(|b| *b == b'\'');
         return close.map_or(1, |p| p + 4);
     }
-    let close = rest
-        .iter()
-        .skip(2)
-        .take(4)
-        .position(|b| *b == b'\'')
-        .map(|p| p + 2);
+    let close = rest.iter().skip(2).take(4).position(|b| *b == b'\'').map(|p| p + 2);
     match close {
         // One character only: `'a'` or a longer UTF-8 sequence, never `'a, 'b`.
         Some(2) => 3,
@@ -137,22 +125,17 @@ fn character(rest: &[u8]) -> usize {
 
 /// Line of a byte offset, counted from 1.
 pub fn line_of(text: &str, at: usize) -> usize {
-    1 + text.as_bytes()[..at.min(text.len())]
-        .iter()
-        .filter(|b| **b == b'\n')
-        .count()
+    1 + text.as_bytes()[..at.min(text.len())].iter().filter(|b| **b == b'\n').count()
 }
 
 /// Byte offsets at which `word` stands alone in blanked code.
 pub fn words<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
     let bytes = code.as_bytes();
-    code.match_indices(word)
-        .map(|(at, _)| at)
-        .filter(move |at| {
-            let before = at.checked_sub(1).and_then(|i| bytes.get(i));
-            let after = bytes.get(at + word.len());
-            !before.is_some_and(|b| is_word(*b)) && !after.is_some_and(|b| is_word(*b))
-        })
+    code.match_indices(word).map(|(at, _)| at).filter(move |at| {
+        let before = at.checked_sub(1).and_then(|i| bytes.get(i));
+        let after = bytes.get(at + word.len());
+        !before.is_some_and(|b| is_word(*b)) && !after.is_some_and(|b| is_word(*b))
+    })
 }
 
 /// Offset just behind the brace that closes the one at `open`.
@@ -178,14 +161,8 @@ pub fn without_tests(code: &str) -> String {
     let mut out = code.as_bytes().to_vec();
     for (at, mark) in code.match_indices("#[cfg(test)]") {
         let from = at + mark.len();
-        let stop = code[from..]
-            .find(['{', ';'])
-            .map_or(code.len(), |p| from + p);
-        let end = if code.as_bytes().get(stop) == Some(&b'{') {
-            closing(code, stop)
-        } else {
-            stop
-        };
+        let stop = code[from..].find(['{', ';']).map_or(code.len(), |p| from + p);
+        let end = if code.as_bytes().get(stop) == Some(&b'{') { closing(code, stop) } else { stop };
         for byte in out.iter_mut().take(end).skip(at) {
             if *byte != b'\n' {
                 *byte = b' ';
@@ -200,11 +177,8 @@ pub fn functions(code: &str) -> Vec<Function> {
     let bytes = code.as_bytes();
     let mut found = Vec::new();
     for at in words(code, "fn") {
-        let name: String = code[at + 2..]
-            .trim_start()
-            .chars()
-            .take_while(|c| c.is_alphanumeric() || *c == '_')
-            .collect();
+        let name: String =
+            code[at + 2..].trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
         if name.is_empty() {
             continue; // a function pointer type
         }
@@ -225,12 +199,7 @@ pub fn functions(code: &str) -> Vec<Function> {
         if let Some(open) = open {
             let line = line_of(code, at);
             let lines = line_of(code, closing(code, open)) - line + 1;
-            found.push(Function {
-                name,
-                line,
-                lines,
-                at,
-            });
+            found.push(Function { name, line, lines, at });
         }
     }
     found
@@ -260,21 +229,15 @@ mod tests {
 
     #[test]
     fn function_lengths_count_both_braces() {
-        let code = blank(
-            "fn one() -> [u8; 4] { [0; 4] }\nfn three(\n) {\n}\ntrait T { fn none(&self); }\n",
-        );
+        let code = blank("fn one() -> [u8; 4] { [0; 4] }\nfn three(\n) {\n}\ntrait T { fn none(&self); }\n");
         let found = functions(&code);
-        let shape: Vec<_> = found
-            .iter()
-            .map(|f| (f.name.as_str(), f.line, f.lines))
-            .collect();
+        let shape: Vec<_> = found.iter().map(|f| (f.name.as_str(), f.line, f.lines)).collect();
         assert_eq!(shape, [("one", 1, 1), ("three", 2, 3)]);
     }
 
     #[test]
     fn test_modules_are_cut_out() {
-        let code =
-            without_tests("fn a() {}\n#[cfg(test)]\nmod tests {\n fn b() { {} }\n}\nfn c() {}\n");
+        let code = without_tests("fn a() {}\n#[cfg(test)]\nmod tests {\n fn b() { {} }\n}\nfn c() {}\n");
         assert!(code.contains("fn a") && code.contains("fn c") && !code.contains("fn b"));
         assert_eq!(code.lines().count(), 6);
     }
