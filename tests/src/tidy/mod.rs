@@ -4,6 +4,7 @@
 //! proves on tiny bad trees that every check can fail. Never formats and never fixes anything.
 
 pub mod architecture;
+pub mod duties;
 pub mod layers;
 pub mod source;
 
