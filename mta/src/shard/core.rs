@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use queue::ack::AckEntry;
+use queue::scheduled::retry::RetrySchedule;
 use queue::scheduled::{Backlog, Classes, ClockState, NewMessage, NewRecipient, QueueKey, RcptKey, Taken};
 use queue::{Body, Class, Envelope, MoveReason, QueueName, SpoolId, UnixSecs};
 
-use super::decide::RetryRule;
 use super::effect::{Effect, ReportJob};
 use super::item::{Item, ItemRecipient, PathKey, ShardId};
 use super::owner::Owner;
@@ -21,6 +21,9 @@ use super::placement::Placement;
 use super::policy::Policy;
 use super::router::{Found, Plan, Question, Router};
 use super::sources::Sources;
+use crate::dns::{Route, RouteError};
+use crate::record::Event;
+use crate::message::render::BodyForm;
 
 /// The times of one input: wall clock for due times, steady clock for everything else.
 #[derive(Debug, Clone, Copy)]
@@ -50,7 +53,11 @@ pub(super) enum AfterSync {
 }
 
 /// Recipients taken from one queue at a turn; fairness between queues is per turn.
-const TURN: usize = 64;
+pub(super) const TURN: usize = 64;
+/// Entries of the wheel touched in one step.
+const ADVANCE_BUDGET: usize = 10_000;
+/// Turns in one step; then the shard looks at its sockets first.
+const TURNS_MAX: usize = 64;
 /// A queue without a usable source is looked at again after this.
 const NO_SOURCE_WAIT: Duration = Duration::from_secs(5);
 
@@ -67,13 +74,17 @@ pub struct Core {
     placement: Arc<Placement>,
     router: Router,
     sources: Sources,
-    fresh: HashMap<SpoolId, Fresh>,
+    pub(super) fresh: HashMap<SpoolId, Fresh>,
     fresh_bytes: u64,
     /// Recipients handed to each path and class and not yet settled.
     pub(super) outstanding: HashMap<(PathKey, Class), usize>,
     /// Queues that wait for room on a path, or for an answer.
     pub(super) waiting_room: HashMap<(PathKey, Class), HashSet<QueueKey>>,
     waiting_route: HashMap<Question, HashSet<QueueKey>>,
+    /// Recipients whose delay was reported.
+    pub(super) delayed: HashSet<(SpoolId, u16)>,
+    owners: HashMap<PathKey, ShardId>,
+    taken: Vec<Taken>,
     /// Delivery is switched off: everything stays queued.
     pub(super) paused: bool,
 }
@@ -99,6 +110,9 @@ impl Core {
             outstanding: HashMap::new(),
             waiting_room: HashMap::new(),
             waiting_route: HashMap::new(),
+            delayed: HashSet::new(),
+            owners: HashMap::new(),
+            taken: Vec::new(),
             paused: !policy.enabled,
             policy,
         }
@@ -170,12 +184,12 @@ impl Core {
     pub fn routed(
         &mut self,
         question: Question,
-        answer: Result<Arc<crate::dns::Route>, crate::dns::RouteError>,
+        answer: Result<Arc<Route>, RouteError>,
         now: Now,
     ) {
         self.router.answered(question.clone(), answer, now.steady);
         for queue in self.waiting_route.remove(&question).into_iter().flatten() {
-            self.backlog.unstall(queue);
+            self.backlog.wake(queue);
         }
     }
 
@@ -184,17 +198,25 @@ impl Core {
         self.sources.set(index, usable, ehlo);
     }
 
-    /// Moves time on: due recipients go towards their paths as far as there is room.
-    pub fn step(&mut self, now: Now, clock: ClockState) {
-        self.backlog.advance(now.wall, clock);
+    /// Moves time on: due recipients go towards their paths as far as there is room. True when there is more to do at
+    /// once.
+    pub fn step(&mut self, now: Now, clock: ClockState) -> bool {
+        self.policy.set_clock_trusted(clock.may_expire());
+        let more = self.backlog.advance(now.wall, clock, ADVANCE_BUDGET).more;
         self.expire(now);
-        if self.paused {
-            return;
+        if !self.paused {
+            let mut turns = 0;
+            while let Some((queue, class)) = self.backlog.next_active(Classes::ALL) {
+                self.turn(queue, class, now);
+                turns += 1;
+                if turns == TURNS_MAX {
+                    self.owner.flush(now, &mut self.effects);
+                    return true;
+                }
+            }
+            self.owner.flush(now, &mut self.effects);
         }
-        while let Some((queue, class)) = self.backlog.next_active(Classes::ALL) {
-            self.turn(queue, class, now);
-        }
-        self.owner.tick(now, &mut self.effects);
+        more
     }
 
     /// One queue's turn: hand out up to [`TURN`] recipients, or stall the queue until what it lacks is there.
@@ -206,60 +228,82 @@ impl Core {
             Found::Asking => {
                 let question = self.router.question(&name);
                 self.waiting_route.entry(question).or_default().insert(queue);
-                self.backlog.stall(queue, UnixSecs(u32::MAX));
+                self.backlog.stall(queue, None, UnixSecs(u32::MAX));
             }
             Found::Refused(error) => self.refuse_route(queue, class, &error, now),
         }
     }
 
+    /// Takes what is due and gives each message to a source that has room; what finds none goes back and waits.
     fn hand_out(&mut self, queue: QueueKey, class: Class, name: &QueueName, plan: &Arc<Plan>, now: Now) {
-        let room_of = |outstanding: &HashMap<(PathKey, Class), usize>, key: &PathKey, most: usize| {
-            most.saturating_sub(outstanding.get(&(key.clone(), class)).copied().unwrap_or(0))
-        };
-        let pool = self.backlog.peek_pool(queue, class).unwrap_or(0);
-        let ready_max = self.policy.ready_max;
-        let outstanding = &self.outstanding;
-        let chosen = self.sources.choose(pool, &plan.route, |source| {
-            room_of(outstanding, &plan.path(source), ready_max) > 0
-        });
-        let Some(source) = chosen else {
-            self.wait_for_room(queue, class, plan, pool, now);
-            return;
-        };
-        let key = plan.path(source);
-        let room = room_of(&self.outstanding, &key, ready_max);
-        let mut taken = Vec::new();
-        self.backlog.take(queue, class, TURN.min(room), &mut taken);
-        *self.outstanding.entry((key.clone(), class)).or_default() += taken.len();
-        let rule = self.policy.retry_rule(name);
-        let owner = self.placement.owner(&key);
-        for group in taken.chunk_by(|a, b| a.msg == b.msg) {
-            let item = Box::new(self.item(group, &key, plan, &rule));
-            if owner == self.id {
-                self.arrived(item, now);
-            } else {
-                self.effects.push_back(Effect::Hand(owner, item));
+        let mut taken = std::mem::take(&mut self.taken);
+        self.backlog.take(queue, class, TURN, &mut taken);
+        let rule = self.policy.retry_of(name);
+        let mut left = taken.as_slice();
+        while let Some(first) = left.first() {
+            let same = left.iter().take_while(|t| t.msg == first.msg).count();
+            let (group, rest) = left.split_at(same);
+            if !self.hand_group(group, class, plan, rule, now) {
+                let keys: Vec<RcptKey> = left.iter().map(|t| t.rcpt).collect();
+                self.backlog.drain_ready_back(&keys, now.wall, MoveReason::NoRoom);
+                self.wait_for_room(queue, class, plan, first.pool, now);
+                break;
             }
+            left = rest;
         }
+        taken.clear();
+        self.taken = taken;
     }
 
-    fn item(&self, group: &[Taken], key: &PathKey, plan: &Arc<Plan>, rule: &Arc<RetryRule>) -> Item {
+    /// Gives one message to a path with room; false when there is none.
+    fn hand_group(&mut self, group: &[Taken], class: Class, plan: &Arc<Plan>, rule: RetrySchedule, now: Now) -> bool {
+        let Some(first) = group.first() else { return true };
+        let window = self.policy.window(class);
+        let outstanding = &self.outstanding;
+        let has_room =
+            |source: u16| outstanding.get(&(plan.path(source), class)).is_none_or(|count| *count < window);
+        let Some(source) = self.sources.choose(first.pool, &plan.route, plan.lab(), has_room) else { return false };
+        let path = plan.path(source);
+        *self.outstanding.entry((path.clone(), class)).or_default() += group.len();
+        let item = Box::new(self.item(group, path, plan, rule));
+        let owner = self.owner_of(&item.path);
+        if owner == self.id {
+            self.arrived(item, now);
+        } else {
+            self.effects.push_back(Effect::Hand(owner, item));
+        }
+        true
+    }
+
+    fn owner_of(&mut self, path: &PathKey) -> ShardId {
+        if let Some(owner) = self.owners.get(path) {
+            return *owner;
+        }
+        let owner = self.placement.owner(path);
+        self.owners.insert(path.clone(), owner);
+        owner
+    }
+
+    fn item(&self, group: &[Taken], path: PathKey, plan: &Arc<Plan>, rule: RetrySchedule) -> Item {
         let first = &group[0];
         let fresh = self.fresh.get(&first.id);
         Item {
             home: self.id,
-            path: key.clone(),
+            path,
             plan: Arc::clone(plan),
             id: first.id,
             place: first.place,
+            tenant: first.tenant,
             class: first.class,
             priority: first.priority,
             received: first.received,
             not_after: first.not_after,
-            rule: Arc::clone(rule),
+            rule,
             envelope: fresh.map(|f| Arc::clone(&f.envelope)),
             body: fresh.map(|f| f.body.clone()),
             prefix: None,
+            form: BodyForm::AsStored,
+            flags: fresh.map(|f| f.envelope.flags).unwrap_or_default(),
             recipients: group
                 .iter()
                 .map(|t| ItemRecipient { key: t.rcpt, index: t.index, attempts: t.attempts, unknowns: t.unknowns })
@@ -267,26 +311,28 @@ impl Core {
         }
     }
 
-    /// No source has room: wait for room on the first, or for any source at all.
+    /// No source has room: wait for room on any of them, or for any source at all.
     fn wait_for_room(&mut self, queue: QueueKey, class: Class, plan: &Arc<Plan>, pool: u16, now: Now) {
-        let usable = self.sources.usable(pool, &plan.route);
+        let usable = self.sources.usable(pool, &plan.route, plan.lab());
         if usable.is_empty() {
-            self.backlog.stall(queue, now.wall.plus(NO_SOURCE_WAIT));
+            self.backlog.stall(queue, None, now.wall.plus(NO_SOURCE_WAIT));
             return;
         }
         for source in usable {
             self.waiting_room.entry((plan.path(source), class)).or_default().insert(queue);
         }
-        self.backlog.stall(queue, UnixSecs(u32::MAX));
+        self.backlog.stall(queue, Some(class), UnixSecs(u32::MAX));
     }
 
     /// An item for a path that this shard owns.
     pub fn arrived(&mut self, item: Box<Item>, now: Now) {
-        self.owner.arrived(item, now, &mut self.effects);
+        self.owner.arrived(item, &mut self.effects);
+        self.staged = true;
+        let _ = now;
     }
 
     /// Counts a note to the ledger.
-    pub(super) fn note(&mut self, event: Option<Box<crate::record::Event>>, then: Option<AfterSync>) {
+    pub(super) fn note(&mut self, event: Option<Box<Event>>, then: Option<AfterSync>) {
         self.notes += 1;
         if let Some(then) = then {
             self.after_sync.push_back((self.notes, then));

@@ -4,11 +4,22 @@
 use std::sync::Arc;
 
 use queue::ack::AckEntry;
-use queue::{Envelope, SpoolId};
+use queue::scheduled::RcptKey;
+use queue::{Envelope, HoldReason, MoveReason, SpoolId, UnixSecs};
 
 use super::item::{Item, PathKey, Settlement, ShardId};
 use super::router::Question;
+use crate::message::render::BodyForm;
 use crate::record::Event;
+
+/// Why an item comes back without an attempt.
+#[derive(Debug, Clone, Copy)]
+pub enum Returned {
+    /// Into the schedule, due then (or at once).
+    Back(MoveReason, Option<UnixSecs>),
+    /// Held until someone decides.
+    Held(HoldReason),
+}
 
 /// A report that must be written, and what is done once it is durable.
 #[derive(Debug, Clone)]
@@ -27,7 +38,7 @@ pub struct ReportJob {
 #[derive(Debug, Clone)]
 pub struct ReportRecipient {
     /// Key in the backlog.
-    pub key: u32,
+    pub key: RcptKey,
     /// Index in the envelope.
     pub index: u16,
     /// Attempts made.
@@ -74,19 +85,12 @@ pub enum Effect {
     Ack(AckEntry),
     /// Give an event to the ledger; they are counted, see `Core::synced`.
     Note(Option<Box<Event>>),
+    /// Give an item back to its home without an attempt.
+    Return(ShardId, Box<Item>, Returned),
     /// Load the envelope of a message whose recipients end without an attempt; comes back through `Core::loaded`.
-    Load(Box<ReportJob>),
+    Load(Box<Settlement>),
     /// Compose a report and commit it; comes back through `Core::reported`.
     Report(Box<ReportJob>),
     /// The message is done.
     Retire(SpoolId, (u32, u32)),
-}
-
-/// The form of the content a site needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum BodyForm {
-    /// As stored.
-    AsStored,
-    /// Converted to seven bits (RFC 6152 section 3: never 8-bit to a 7-bit peer).
-    SevenBit,
 }

@@ -3,10 +3,15 @@
 
 use std::sync::Arc;
 
+use queue::scheduled::retry::RetrySchedule;
+use queue::scheduled::RcptKey;
 use queue::{Body, Class, Envelope, SpoolId, UnixSecs};
 use smallvec::SmallVec;
 
-use super::decide::{Decision, RetryRule};
+use super::decide::Decision;
+use super::router::Plan;
+use crate::dns::SiteName;
+use crate::message::render::BodyForm;
 use crate::record::Event;
 
 /// Number of a shard.
@@ -17,15 +22,23 @@ pub type ShardId = u16;
 pub struct PathKey {
     /// Index of the egress source.
     pub source: u16,
-    /// The site's stable name, with the tenant's static route where one applies.
-    pub site: Arc<str>,
+    /// The site's stable name.
+    pub site: SiteName,
+}
+
+impl PathKey {
+    /// Stands where no path was involved.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { source: u16::MAX, site: SiteName::from_text("") }
+    }
 }
 
 /// One recipient on its way.
 #[derive(Debug, Clone)]
 pub struct ItemRecipient {
     /// Its key in the home's backlog.
-    pub key: u32,
+    pub key: RcptKey,
     /// Its index in the envelope.
     pub index: u16,
     /// Attempts made so far.
@@ -39,10 +52,16 @@ pub struct ItemRecipient {
 pub struct Item {
     /// Where its backlog entry lives.
     pub home: ShardId,
+    /// The path it goes down.
+    pub path: PathKey,
+    /// How that path's site is reached.
+    pub plan: Arc<Plan>,
     /// The message.
     pub id: SpoolId,
     /// Where the spool keeps it.
     pub place: (u32, u32),
+    /// Number of its tenant.
+    pub tenant: u32,
     /// Its class.
     pub class: Class,
     /// RFC 6710 priority.
@@ -52,13 +71,17 @@ pub struct Item {
     /// The sender's own limit.
     pub not_after: Option<UnixSecs>,
     /// The retry rule of its queue.
-    pub rule: Arc<RetryRule>,
+    pub rule: RetrySchedule,
     /// The envelope, when it is at hand; otherwise the render pool loads it.
     pub envelope: Option<Arc<Envelope>>,
     /// The content, when it is at hand.
     pub body: Option<Body>,
     /// Header fields put in front of the content, once rendered.
     pub prefix: Option<Arc<Vec<u8>>>,
+    /// The form `body` is in.
+    pub form: BodyForm,
+    /// Facts about prefix and body, once rendered.
+    pub flags: queue::BodyFlags,
     /// The recipients.
     pub recipients: SmallVec<[ItemRecipient; 1]>,
 }
@@ -67,7 +90,7 @@ pub struct Item {
 #[derive(Debug, Clone)]
 pub struct Settled {
     /// Key in the home's backlog.
-    pub key: u32,
+    pub key: RcptKey,
     /// Index in the envelope.
     pub index: u16,
     /// What was decided; already in the ack log.

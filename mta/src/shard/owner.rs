@@ -1,21 +1,21 @@
 //! The owner's side of a shard: one ready queue per path, and what its connections are told. Connections are only
 //! counted here; the driver runs them and asks [`Owner::next`] for work.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use queue::ack::AckEntry;
-use queue::ready::ReadyQueue;
 use queue::{Body, BounceClass, Envelope, HoldReason, MoveReason, Outcome, OutcomeKind, SpoolId};
 use smallvec::SmallVec;
 
 use super::core::Now;
 use super::decide::{self, Before};
-use super::effect::{BodyForm, Effect};
+use super::effect::{Effect, Returned};
 use super::events;
 use super::item::{Item, PathKey, Settled, Settlement, ShardId};
 use super::path::Path;
 use super::policy::Policy;
+use crate::message::render::BodyForm;
 
 /// What the pool made of an item.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ impl Owner {
     }
 
     /// An item for one of our paths: to the pool when it must be loaded, signed or converted, else to its ready queue.
-    pub fn arrived(&mut self, item: Box<Item>, effects: &mut std::collections::VecDeque<Effect>) {
+    pub fn arrived(&mut self, item: Box<Item>, effects: &mut VecDeque<Effect>) {
         let key = item.path.clone();
         let ready_max = self.policy.ready_max;
         let path = self.paths.entry(key.clone()).or_insert_with(|| Path::new(key, Arc::clone(&item.plan), ready_max));
@@ -104,7 +104,7 @@ impl Owner {
         }
     }
 
-    fn render(&mut self, item: Box<Item>, form: BodyForm, effects: &mut std::collections::VecDeque<Effect>) {
+    fn render(&mut self, item: Box<Item>, form: BodyForm, effects: &mut VecDeque<Effect>) {
         let key = (item.path.clone(), item.id, form);
         if let Some(under_way) = self.rendering.get_mut(&key) {
             under_way.recipients.extend(item.recipients);
@@ -122,7 +122,7 @@ impl Owner {
         form: BodyForm,
         result: RenderResult,
         now: Now,
-        effects: &mut std::collections::VecDeque<Effect>,
+        effects: &mut VecDeque<Effect>,
     ) {
         let Some(mut item) = self.rendering.remove(&(path.clone(), id, form)) else { return };
         match result {
@@ -137,7 +137,7 @@ impl Owner {
             }
             RenderResult::Damaged(what) => {
                 tracing::error!(%id, what, "the message is damaged on disk and held");
-                effects.push_back(Effect::Return(item.home, item, super::effect::Returned::Held(HoldReason::SpoolDamage)));
+                effects.push_back(Effect::Return(item.home, item, Returned::Held(HoldReason::SpoolDamage)));
             }
             RenderResult::ReadFailed(what) => {
                 tracing::error!(%id, what, "the spool disk failed a read; the message is tried again");
@@ -152,13 +152,13 @@ impl Owner {
     }
 
     /// Moves staged items to the ready queues and sees to it that connections are there for them.
-    pub fn flush(&mut self, now: Now, effects: &mut std::collections::VecDeque<Effect>) {
+    pub fn flush(&mut self, now: Now, effects: &mut VecDeque<Effect>) {
         for path in self.paths.values_mut() {
             for item in path.unstage() {
                 effects.push_back(Effect::Return(
                     item.home,
                     item,
-                    super::effect::Returned::Back(MoveReason::NoRoom, None),
+                    Returned::Back(MoveReason::NoRoom, None),
                 ));
             }
             path.dispatch(now, effects);
@@ -171,7 +171,7 @@ impl Owner {
         key: &PathKey,
         limits: &PeerLimits,
         now: Now,
-        effects: &mut std::collections::VecDeque<Effect>,
+        effects: &mut VecDeque<Effect>,
     ) -> NextStep {
         if limits.messages_left == 0 {
             return NextStep::Close;
@@ -205,7 +205,7 @@ impl Owner {
         peer: &events::PeerInfo,
         dsn: bool,
         now: Now,
-        effects: &mut std::collections::VecDeque<Effect>,
+        effects: &mut VecDeque<Effect>,
     ) {
         if let Some(path) = self.paths.get_mut(&item.path) {
             path.observe(&outcomes, now);
@@ -259,7 +259,7 @@ impl Owner {
         outcome: &Outcome,
         peer: &str,
         now: Now,
-        effects: &mut std::collections::VecDeque<Effect>,
+        effects: &mut VecDeque<Effect>,
     ) {
         let outcomes = vec![outcome.clone(); item.recipients.len()];
         self.finished(item, outcomes, &events::PeerInfo::named(peer), true, now, effects);
@@ -272,7 +272,7 @@ impl Owner {
         outcome: &Outcome,
         peer: &str,
         now: Now,
-        effects: &mut std::collections::VecDeque<Effect>,
+        effects: &mut VecDeque<Effect>,
     ) {
         let Some(path) = self.paths.get_mut(key) else { return };
         path.connections = path.connections.saturating_sub(1);
@@ -304,7 +304,7 @@ impl Owner {
     }
 
     /// Gives everything that waits back, because the process stops.
-    pub fn drain(&mut self, effects: &mut std::collections::VecDeque<Effect>) {
+    pub fn drain(&mut self, effects: &mut VecDeque<Effect>) {
         let mut items: Vec<Box<Item>> = self.rendering.drain().map(|(_, item)| item).collect();
         for path in self.paths.values_mut() {
             items.extend(path.drain());
@@ -313,7 +313,7 @@ impl Owner {
             effects.push_back(Effect::Return(
                 item.home,
                 item,
-                super::effect::Returned::Back(MoveReason::Shutdown, None),
+                Returned::Back(MoveReason::Shutdown, None),
             ));
         }
     }

@@ -47,7 +47,7 @@ mod tests {
     #[test]
     fn paths_spread_over_shards_and_stay() {
         let placement = Placement::new(2);
-        let key = |n: u16| PathKey { source: n, site: "a.test".into() };
+        let key = |n: u16| PathKey { source: n, site: crate::dns::SiteName::from_text("a.test") };
         let owners: Vec<_> = (0..4).map(|n| placement.owner(&key(n))).collect();
         assert_eq!(owners, [0, 1, 0, 1]);
         assert_eq!(placement.owner(&key(1)), 1);

@@ -7,8 +7,9 @@ use std::time::Duration;
 use queue::scheduled::retry::{RetryOverride, RetrySchedule};
 use queue::{Class, Envelope, QueueName, UnixSecs};
 
-use crate::config::resolved::{self, Config};
 use crate::config::raw;
+use crate::config::resolved::Config;
+use crate::dns::routes::Routes;
 
 /// Settings of queues and delivery.
 #[derive(Debug)]
@@ -25,8 +26,8 @@ pub struct Policy {
     pub fresh_bytes: u64,
     /// Age at which a delay is reported.
     pub delay_report_s: u32,
-    /// Static routes, first match first.
-    pub routes: Arc<Vec<Arc<resolved::Route>>>,
+    /// Static routes.
+    pub routes: Arc<Routes>,
     /// Names of the pools, by number.
     pub pools: Vec<String>,
     queues: Vec<raw::Queue>,
@@ -52,7 +53,7 @@ impl Policy {
             ready_max: d.ready_max,
             fresh_bytes: config.hot_bytes / shards.max(1) as u64,
             delay_report_s: d.delay_report_s,
-            routes: Arc::new(config.routes.iter().cloned().map(Arc::new).collect()),
+            routes: Arc::new(Routes::new(config.routes.clone())),
             pools: config.pools.iter().map(|p| p.name.clone()).collect(),
             queues: config.queues.clone(),
             clock_trusted: AtomicBool::new(false),

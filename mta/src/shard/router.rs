@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 use queue::QueueName;
 
 use crate::config::resolved::{self, RouteTls};
+use crate::dns::routes::Routes;
 use crate::dns::{Route, RouteError};
+
+use super::item::PathKey;
 
 /// How a site is reached: the hosts and everything an operator said about it.
 #[derive(Debug, Clone)]
@@ -20,6 +23,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The path from a source over this plan. Static routes with settings of their own are sites of their own.
+    #[must_use]
+    pub fn path(&self, source: u16) -> PathKey {
+        PathKey { source, site: self.route.site.clone() }
+    }
+
     /// True for a lab route: no limits.
     #[must_use]
     pub fn lab(&self) -> bool {
@@ -61,7 +70,7 @@ pub enum Question {
 
 /// The cache. One per shard.
 pub struct Router {
-    rules: Arc<Vec<Arc<resolved::Route>>>,
+    routes: Arc<Routes>,
     entries: HashMap<Question, Entry>,
 }
 
@@ -71,23 +80,24 @@ const REFUSAL_TTL: Duration = Duration::from_secs(60);
 const ENTRIES_MAX: usize = 200_000;
 
 impl Router {
-    /// With these static routes, first match first.
+    /// With these static routes.
     #[must_use]
-    pub fn new(rules: Arc<Vec<Arc<resolved::Route>>>) -> Self {
-        Self { rules, entries: HashMap::new() }
+    pub fn new(routes: Arc<Routes>) -> Self {
+        Self { routes, entries: HashMap::new() }
     }
 
-    /// The static route for a tenant's mail to a domain.
-    fn rule(&self, tenant: &str, domain: &str) -> Option<usize> {
-        self.rules.iter().position(|r| (r.tenant.is_empty() || r.tenant == tenant) && matches(&r.domain, domain))
+    /// What must be known for a queue.
+    #[must_use]
+    pub fn question(&self, name: &QueueName) -> Question {
+        match self.routes.find(&name.tenant, name.target()) {
+            Some((index, _)) => Question::Fixed(index),
+            None => Question::Domain(name.target().to_owned()),
+        }
     }
 
     /// The way for a queue. `ask` receives a question that nobody has asked yet.
     pub fn find(&mut self, name: &QueueName, now: Instant, ask: &mut dyn FnMut(Question)) -> Found {
-        let question = match self.rule(&name.tenant, name.target()) {
-            Some(index) => Question::Fixed(index),
-            None => Question::Domain(name.target().to_owned()),
-        };
+        let question = self.question(name);
         match self.entries.get(&question) {
             Some(Entry::Known(plan, until)) if *until > now => return Found::Plan(Arc::clone(plan)),
             Some(Entry::Refused(error, until)) if *until > now => return Found::Refused(error.clone()),
@@ -107,7 +117,7 @@ impl Router {
         let entry = match answer {
             Ok(route) => {
                 let fixed = match &question {
-                    Question::Fixed(index) => self.rules.get(*index).cloned(),
+                    Question::Fixed(index) => self.routes.get(*index).cloned().map(Arc::new),
                     Question::Domain(_) => None,
                 };
                 let until = route.expires;
@@ -126,25 +136,5 @@ impl Router {
         if self.entries.len() >= ENTRIES_MAX {
             self.entries.retain(|_, entry| matches!(entry, Entry::Asking));
         }
-    }
-}
-
-/// `a.test`, `*.test` (subdomains, not `test` itself) or `*`.
-fn matches(pattern: &str, domain: &str) -> bool {
-    match pattern.strip_prefix('*') {
-        None => pattern == domain,
-        Some("") => true,
-        Some(suffix) => domain.len() > suffix.len() && domain.ends_with(suffix),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns_match_whole_labels() {
-        assert!(matches("*", "a.test") && matches("a.test", "a.test") && matches("*.test", "b.a.test"));
-        assert!(!matches("*.test", "test") && !matches("*.test", "atest") && !matches("a.test", "b.a.test"));
     }
 }

@@ -3,7 +3,7 @@
 
 use super::backlog::{Backlog, QueueKey, RcptKey, Taken};
 use super::clock::ClockState;
-use super::names::{Queues, BANDS, CLASSES, STALLED, SUSPENDED};
+use super::names::{Queues, BANDS, CLASSES, STALLED, STALLED_ANY, SUSPENDED};
 use super::rcpt::{self, RcptState, TRIED};
 use super::slab::NONE;
 use super::wheel::Step;
@@ -110,7 +110,7 @@ impl Backlog {
     /// Links a queue into the ring of active queues of a class, unless it is linked, parked or left alone.
     fn ring_in(&mut self, key: u32, class: usize) {
         let Some(queue) = self.queues.slab.get_mut(key) else { return };
-        if queue.ringed & (1 << class) != 0 || queue.flags & STALLED != 0 {
+        if queue.ringed & (1 << class) != 0 || queue.flags & (STALLED << class) != 0 {
             return;
         }
         queue.ringed |= 1 << class;
@@ -132,7 +132,7 @@ impl Backlog {
             let key = ring_pop(&mut self.queues, &mut self.active[class], class);
             self.judge_queue(key);
             let Some(queue) = self.queues.slab.get_mut(key) else { continue };
-            if queue.due[class] == 0 || queue.flags & STALLED != 0 {
+            if queue.due[class] == 0 || queue.flags & (STALLED << class) != 0 {
                 queue.ringed &= !(1 << class);
                 self.release_queue(key);
             } else if queue.flags & SUSPENDED != 0 {
@@ -166,22 +166,26 @@ impl Backlog {
         count
     }
 
-    /// Passes over a queue until `until` (its route is being looked up, its ready queue is full, ...) or [`Backlog::wake`].
-    pub fn stall(&mut self, queue: QueueKey, until: UnixSecs) {
+    /// Passes over a queue, for one class or for all, until `until` (its route is being looked up, its ready queue has no
+    /// room for the class, ...) or [`Backlog::wake`]. Stalls of several classes end together, at the earliest time.
+    pub fn stall(&mut self, queue: QueueKey, class: Option<Class>, until: UnixSecs) {
         let Some(entry) = self.queues.slab.get_mut(queue.0) else { return };
-        let before = std::mem::replace(&mut entry.stalled_until, until.0);
-        entry.flags |= STALLED;
+        let already = entry.flags & STALLED_ANY != 0;
+        let before = entry.stalled_until;
+        let until = if already { before.min(until.0) } else { until.0 };
+        entry.stalled_until = until;
+        entry.flags |= class.map_or(STALLED_ANY, |class| STALLED << class as u8);
         self.stalls.remove(&(before, queue.0));
-        self.stalls.insert((until.0, queue.0));
+        self.stalls.insert((until, queue.0));
     }
 
     /// Ends a stall.
     pub fn wake(&mut self, queue: QueueKey) {
         let Some(entry) = self.queues.slab.get_mut(queue.0) else { return };
-        if entry.flags & STALLED == 0 {
+        if entry.flags & STALLED_ANY == 0 {
             return;
         }
-        entry.flags &= !STALLED;
+        entry.flags &= !STALLED_ANY;
         let (until, due) = (std::mem::take(&mut entry.stalled_until), entry.due);
         self.stalls.remove(&(until, queue.0));
         for (class, count) in due.into_iter().enumerate() {

@@ -14,8 +14,10 @@ pub const NAME_MAX: usize = 4096;
 
 /// A rule suspends the queue.
 pub(crate) const SUSPENDED: u8 = 1;
-/// The caller asked to leave it alone until `stalled_until`.
+/// The caller asked to pass over it for this class: one bit per class from here on.
 pub(crate) const STALLED: u8 = 2;
+/// All three stall bits.
+pub(crate) const STALLED_ANY: u8 = STALLED | STALLED << 1 | STALLED << 2;
 
 /// One scheduled queue.
 #[derive(Clone, Debug, Default)]

@@ -1,7 +1,7 @@
 //! What the backlog can tell: totals, one queue, one recipient. For status pages, limits and explanations.
 
 use super::backlog::{Backlog, MsgKey, QueueKey, RcptKey};
-use super::names::{STALLED, SUSPENDED};
+use super::names::{STALLED_ANY, SUSPENDED};
 use super::rcpt::{self, RcptState};
 use crate::{Class, HoldReason, MoveReason, SpoolId, UnixSecs};
 
@@ -116,7 +116,7 @@ impl Backlog {
             held: queue.held as usize,
             waiting: queue.refs.saturating_sub(others) as usize,
             suspended: queue.flags & SUSPENDED != 0,
-            stalled_until: (queue.flags & STALLED != 0).then_some(UnixSecs(queue.stalled_until)),
+            stalled_until: (queue.flags & STALLED_ANY != 0).then_some(UnixSecs(queue.stalled_until)),
         })
     }
 

@@ -130,13 +130,13 @@ fn a_stalled_queue_is_passed_over_until_its_time_or_a_wake() {
     let mut backlog = backlog();
     backlog.insert(&message(1, Class::Bulk), [to(0, "a.test", NOW)], MoveReason::Received).unwrap();
     let (queue, _) = backlog.next_active(Classes::ALL).unwrap();
-    backlog.stall(queue, UnixSecs(NOW + 30));
+    backlog.stall(queue, None, UnixSecs(NOW + 30));
     assert_eq!(backlog.next_active(Classes::ALL), None);
     backlog.insert(&message(2, Class::Bulk), [to(0, "a.test", NOW)], MoveReason::Received).unwrap();
     assert_eq!(backlog.next_active(Classes::ALL), None, "newcomers do not end a stall");
     run_to(&mut backlog, NOW + 30);
     assert_eq!(backlog.next_active(Classes::ALL), Some((queue, Class::Bulk)));
-    backlog.stall(queue, UnixSecs(NOW + 99));
+    backlog.stall(queue, None, UnixSecs(NOW + 99));
     backlog.wake(queue);
     assert_eq!(take_all(&mut backlog).len(), 2);
 }
@@ -338,7 +338,7 @@ fn seeds_counts_agree_and_nobody_is_lost() {
                     backlog.expired(3, 50, &mut taken);
                     let queues: Vec<QueueKey> = backlog.queues().collect();
                     if let Some(queue) = queues.first() {
-                        backlog.stall(*queue, UnixSecs(now + random.random_range(0..900)));
+                        backlog.stall(*queue, None, UnixSecs(now + random.random_range(0..900)));
                     }
                 }
                 _ => {
@@ -394,4 +394,30 @@ fn a_recipient_costs_what_is_promised() {
     let name = names.totals().bytes as f64 / count as f64 - further;
     println!("single {single:.1}, further {further:.1}, queue name of {} bytes {name:.1}", texts[0].len());
     assert!(single <= 70.0 && further <= 34.0 && name <= 150.0, "{single} {further} {name}");
+}
+
+#[test]
+fn a_stall_of_one_class_leaves_the_others_their_turn() {
+    let mut backlog = Backlog::new(UnixSecs(NOW), 1000);
+    let message = |id, class| NewMessage {
+        id: SpoolId(id),
+        place: (0, 0),
+        received: UnixSecs(NOW),
+        not_after: None,
+        class,
+        priority: 0,
+        pool: 0,
+        tenant: 0,
+        size: 1,
+    };
+    let to = |queue| NewRecipient { rcpt: 0, queue, attempts: 0, unknowns: 0, due: UnixSecs(NOW), hold: None };
+    backlog.insert(&message(1, Class::Bulk), [to("a.test")], MoveReason::Received).unwrap();
+    let (queue, class) = backlog.next_active(Classes::ALL).unwrap();
+    assert_eq!(class, Class::Bulk);
+    backlog.stall(queue, Some(Class::Bulk), UnixSecs(u32::MAX));
+    assert_eq!(backlog.next_active(Classes::ALL), None);
+    backlog.insert(&message(2, Class::Critical), [to("a.test")], MoveReason::Received).unwrap();
+    assert_eq!(backlog.next_active(Classes::ALL), Some((queue, Class::Critical)));
+    backlog.wake(queue);
+    assert_eq!(backlog.due_in(queue, Class::Bulk), 1);
 }
