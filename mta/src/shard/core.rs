@@ -1,0 +1,316 @@
+//! The core of a shard: every queue and every decision of it, as a value. Inputs come with a time; what is to be done
+//! comes out as [`Effect`]s. No socket, no file, no clock: the simulator drives this very code.
+//!
+//! A recipient's way: [`Core::accepted`] (or [`Core::recovered`]) -> [`Core::step`] finds it due, finds its route,
+//! chooses a source, hands the item to the path's owner -> `owner` waits, renders, hands out -> `owner` decides on
+//! the outcome where the reply was read -> [`Core::settled`] -> the ledger syncs -> [`Core::synced`] -> done, retired.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use queue::ack::AckEntry;
+use queue::scheduled::{Backlog, Classes, ClockState, NewMessage, NewRecipient, QueueKey, RcptKey, Taken};
+use queue::{Body, Class, Envelope, MoveReason, QueueName, SpoolId, UnixSecs};
+
+use super::decide::RetryRule;
+use super::effect::{Effect, ReportJob};
+use super::item::{Item, ItemRecipient, PathKey, ShardId};
+use super::owner::Owner;
+use super::placement::Placement;
+use super::policy::Policy;
+use super::router::{Found, Plan, Question, Router};
+use super::sources::Sources;
+
+/// The times of one input: wall clock for due times, steady clock for everything else.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// Wall clock.
+    pub wall: UnixSecs,
+    /// Steady clock.
+    pub steady: Instant,
+}
+
+/// A message at hand: accepted a moment ago.
+#[derive(Debug, Clone)]
+pub struct Fresh {
+    /// The envelope.
+    pub envelope: Arc<Envelope>,
+    /// The content.
+    pub body: Body,
+}
+
+/// What is done once the ledger has synced up to a note.
+#[derive(Debug)]
+pub(super) enum AfterSync {
+    /// The recipient is done.
+    Done(RcptKey, SpoolId, u16),
+    /// The report may leave.
+    Report(Box<ReportJob>),
+}
+
+/// Recipients taken from one queue at a turn; fairness between queues is per turn.
+const TURN: usize = 64;
+/// A queue without a usable source is looked at again after this.
+const NO_SOURCE_WAIT: Duration = Duration::from_secs(5);
+
+/// All queues of one shard.
+pub struct Core {
+    pub(super) id: ShardId,
+    pub(super) policy: Arc<Policy>,
+    pub(super) backlog: Backlog,
+    pub(super) owner: Owner,
+    pub(super) effects: VecDeque<Effect>,
+    pub(super) after_sync: VecDeque<(u64, AfterSync)>,
+    pub(super) notes: u64,
+    pub(super) random: u64,
+    placement: Arc<Placement>,
+    router: Router,
+    sources: Sources,
+    fresh: HashMap<SpoolId, Fresh>,
+    fresh_bytes: u64,
+    /// Recipients handed to each path and class and not yet settled.
+    pub(super) outstanding: HashMap<(PathKey, Class), usize>,
+    /// Queues that wait for room on a path, or for an answer.
+    pub(super) waiting_room: HashMap<(PathKey, Class), HashSet<QueueKey>>,
+    waiting_route: HashMap<Question, HashSet<QueueKey>>,
+    /// Delivery is switched off: everything stays queued.
+    pub(super) paused: bool,
+}
+
+impl Core {
+    /// An empty core. `seed` spreads retries and shuffles equal hosts.
+    #[must_use]
+    pub fn new(id: ShardId, policy: Arc<Policy>, placement: Arc<Placement>, now: Now, seed: u64) -> Self {
+        let max_age = u32::try_from(policy.retry.max_age.as_secs()).unwrap_or(u32::MAX);
+        Self {
+            id,
+            backlog: Backlog::new(now.wall, max_age),
+            owner: Owner::new(id, Arc::clone(&policy)),
+            effects: VecDeque::new(),
+            after_sync: VecDeque::new(),
+            notes: 0,
+            random: seed | 1,
+            placement,
+            router: Router::new(Arc::clone(&policy.routes)),
+            sources: Sources::new(&policy),
+            fresh: HashMap::new(),
+            fresh_bytes: 0,
+            outstanding: HashMap::new(),
+            waiting_room: HashMap::new(),
+            waiting_route: HashMap::new(),
+            paused: !policy.enabled,
+            policy,
+        }
+    }
+
+    /// What is to be done, in order.
+    pub fn take_effects(&mut self, into: &mut Vec<Effect>) {
+        into.extend(self.effects.drain(..));
+    }
+
+    /// The next pseudo-random number: splitmix64, so that a seed replays a run.
+    pub(super) fn next_random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A message became durable: its recipients are due now, or at the time the client asked for.
+    pub fn accepted(&mut self, id: SpoolId, place: (u32, u32), fresh: Fresh, now: Now, reason: MoveReason) {
+        let envelope = &fresh.envelope;
+        let due = envelope.not_before.unwrap_or(now.wall).max(now.wall);
+        let names: Vec<String> =
+            (0..envelope.recipients.len()).map(|index| envelope.queue_name(index).to_string()).collect();
+        let recipients = names.iter().enumerate().map(|(index, name)| NewRecipient {
+            rcpt: u16::try_from(index).unwrap_or(u16::MAX),
+            queue: name,
+            attempts: 0,
+            unknowns: 0,
+            due,
+            hold: None,
+        });
+        let new = self.new_message(id, place, envelope);
+        if self.backlog.insert(&new, recipients, reason).is_err() {
+            // Durable all the same: it comes back at the next start.
+            tracing::error!(%id, "the backlog is full; the message waits on disk for the next start");
+            return;
+        }
+        let size = fresh.body.len() as u64;
+        if due <= now.wall && !self.paused && self.fresh_bytes + size <= self.policy.fresh_bytes {
+            self.fresh_bytes += size;
+            self.fresh.insert(id, fresh);
+        }
+    }
+
+    fn new_message(&self, id: SpoolId, place: (u32, u32), envelope: &Envelope) -> NewMessage {
+        NewMessage {
+            id,
+            place,
+            received: envelope.received.secs(),
+            not_after: envelope.not_after,
+            class: envelope.class,
+            priority: envelope.priority,
+            pool: self.policy.pool_number(&envelope.pool),
+            tenant: 0,
+            size: envelope.size,
+        }
+    }
+
+    /// The bytes of a message are needed no more in memory.
+    pub(super) fn forget_fresh(&mut self, id: SpoolId) {
+        if let Some(fresh) = self.fresh.remove(&id) {
+            self.fresh_bytes -= fresh.body.len() as u64;
+        }
+    }
+
+    /// The DNS answered.
+    pub fn routed(
+        &mut self,
+        question: Question,
+        answer: Result<Arc<crate::dns::Route>, crate::dns::RouteError>,
+        now: Now,
+    ) {
+        self.router.answered(question.clone(), answer, now.steady);
+        for queue in self.waiting_route.remove(&question).into_iter().flatten() {
+            self.backlog.unstall(queue);
+        }
+    }
+
+    /// The state of a source changed.
+    pub fn source_changed(&mut self, index: u16, usable: bool, ehlo: &str) {
+        self.sources.set(index, usable, ehlo);
+    }
+
+    /// Moves time on: due recipients go towards their paths as far as there is room.
+    pub fn step(&mut self, now: Now, clock: ClockState) {
+        self.backlog.advance(now.wall, clock);
+        self.expire(now);
+        if self.paused {
+            return;
+        }
+        while let Some((queue, class)) = self.backlog.next_active(Classes::ALL) {
+            self.turn(queue, class, now);
+        }
+        self.owner.tick(now, &mut self.effects);
+    }
+
+    /// One queue's turn: hand out up to [`TURN`] recipients, or stall the queue until what it lacks is there.
+    fn turn(&mut self, queue: QueueKey, class: Class, now: Now) {
+        let Some(name) = self.backlog.queue_name(queue).map(QueueName::parse) else { return };
+        let effects = &mut self.effects;
+        match self.router.find(&name, now.steady, &mut |question| effects.push_back(Effect::Ask(question))) {
+            Found::Plan(plan) => self.hand_out(queue, class, &name, &plan, now),
+            Found::Asking => {
+                let question = self.router.question(&name);
+                self.waiting_route.entry(question).or_default().insert(queue);
+                self.backlog.stall(queue, UnixSecs(u32::MAX));
+            }
+            Found::Refused(error) => self.refuse_route(queue, class, &error, now),
+        }
+    }
+
+    fn hand_out(&mut self, queue: QueueKey, class: Class, name: &QueueName, plan: &Arc<Plan>, now: Now) {
+        let room_of = |outstanding: &HashMap<(PathKey, Class), usize>, key: &PathKey, most: usize| {
+            most.saturating_sub(outstanding.get(&(key.clone(), class)).copied().unwrap_or(0))
+        };
+        let pool = self.backlog.peek_pool(queue, class).unwrap_or(0);
+        let ready_max = self.policy.ready_max;
+        let outstanding = &self.outstanding;
+        let chosen = self.sources.choose(pool, &plan.route, |source| {
+            room_of(outstanding, &plan.path(source), ready_max) > 0
+        });
+        let Some(source) = chosen else {
+            self.wait_for_room(queue, class, plan, pool, now);
+            return;
+        };
+        let key = plan.path(source);
+        let room = room_of(&self.outstanding, &key, ready_max);
+        let mut taken = Vec::new();
+        self.backlog.take(queue, class, TURN.min(room), &mut taken);
+        *self.outstanding.entry((key.clone(), class)).or_default() += taken.len();
+        let rule = self.policy.retry_rule(name);
+        let owner = self.placement.owner(&key);
+        for group in taken.chunk_by(|a, b| a.msg == b.msg) {
+            let item = Box::new(self.item(group, &key, plan, &rule));
+            if owner == self.id {
+                self.arrived(item, now);
+            } else {
+                self.effects.push_back(Effect::Hand(owner, item));
+            }
+        }
+    }
+
+    fn item(&self, group: &[Taken], key: &PathKey, plan: &Arc<Plan>, rule: &Arc<RetryRule>) -> Item {
+        let first = &group[0];
+        let fresh = self.fresh.get(&first.id);
+        Item {
+            home: self.id,
+            path: key.clone(),
+            plan: Arc::clone(plan),
+            id: first.id,
+            place: first.place,
+            class: first.class,
+            priority: first.priority,
+            received: first.received,
+            not_after: first.not_after,
+            rule: Arc::clone(rule),
+            envelope: fresh.map(|f| Arc::clone(&f.envelope)),
+            body: fresh.map(|f| f.body.clone()),
+            prefix: None,
+            recipients: group
+                .iter()
+                .map(|t| ItemRecipient { key: t.rcpt, index: t.index, attempts: t.attempts, unknowns: t.unknowns })
+                .collect(),
+        }
+    }
+
+    /// No source has room: wait for room on the first, or for any source at all.
+    fn wait_for_room(&mut self, queue: QueueKey, class: Class, plan: &Arc<Plan>, pool: u16, now: Now) {
+        let usable = self.sources.usable(pool, &plan.route);
+        if usable.is_empty() {
+            self.backlog.stall(queue, now.wall.plus(NO_SOURCE_WAIT));
+            return;
+        }
+        for source in usable {
+            self.waiting_room.entry((plan.path(source), class)).or_default().insert(queue);
+        }
+        self.backlog.stall(queue, UnixSecs(u32::MAX));
+    }
+
+    /// An item for a path that this shard owns.
+    pub fn arrived(&mut self, item: Box<Item>, now: Now) {
+        self.owner.arrived(item, now, &mut self.effects);
+    }
+
+    /// Counts a note to the ledger.
+    pub(super) fn note(&mut self, event: Option<Box<crate::record::Event>>, then: Option<AfterSync>) {
+        self.notes += 1;
+        if let Some(then) = then {
+            self.after_sync.push_back((self.notes, then));
+        }
+        self.effects.push_back(Effect::Note(event));
+    }
+
+    /// The ledger has synced the first `notes` notes of this shard, and all that was in the ack log before them.
+    pub fn synced(&mut self, notes: u64) {
+        while self.after_sync.front().is_some_and(|(at, _)| *at <= notes) {
+            match self.after_sync.pop_front() {
+                Some((_, AfterSync::Done(key, id, index))) => self.done(key, id, index),
+                Some((_, AfterSync::Report(job))) => self.effects.push_back(Effect::Report(job)),
+                None => {}
+            }
+        }
+    }
+
+    /// The recipient needs nothing more.
+    pub(super) fn done(&mut self, key: RcptKey, id: SpoolId, index: u16) {
+        self.effects.push_back(Effect::Ack(AckEntry::done(id, index)));
+        if let Some(finished) = self.backlog.finish(key) {
+            self.forget_fresh(finished.id);
+            self.effects.push_back(Effect::Retire(finished.id, finished.place));
+        }
+    }
+}

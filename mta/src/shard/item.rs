@@ -1,0 +1,98 @@
+//! What travels between the home of a message (the shard that accepted it) and the owner of a path (the shard that
+//! delivers on it). Plain values, no sockets.
+
+use std::sync::Arc;
+
+use queue::{Body, Class, Envelope, SpoolId, UnixSecs};
+use smallvec::SmallVec;
+
+use super::decide::{Decision, RetryRule};
+use crate::record::Event;
+
+/// Number of a shard.
+pub type ShardId = u16;
+
+/// Names a path: which egress source to which site. The pair names a ready queue.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PathKey {
+    /// Index of the egress source.
+    pub source: u16,
+    /// The site's stable name, with the tenant's static route where one applies.
+    pub site: Arc<str>,
+}
+
+/// One recipient on its way.
+#[derive(Debug, Clone)]
+pub struct ItemRecipient {
+    /// Its key in the home's backlog.
+    pub key: u32,
+    /// Its index in the envelope.
+    pub index: u16,
+    /// Attempts made so far.
+    pub attempts: u16,
+    /// Unknown outcomes so far.
+    pub unknowns: u8,
+}
+
+/// A message with those of its recipients that go down one path.
+#[derive(Debug, Clone)]
+pub struct Item {
+    /// Where its backlog entry lives.
+    pub home: ShardId,
+    /// The message.
+    pub id: SpoolId,
+    /// Where the spool keeps it.
+    pub place: (u32, u32),
+    /// Its class.
+    pub class: Class,
+    /// RFC 6710 priority.
+    pub priority: i8,
+    /// When it was accepted.
+    pub received: UnixSecs,
+    /// The sender's own limit.
+    pub not_after: Option<UnixSecs>,
+    /// The retry rule of its queue.
+    pub rule: Arc<RetryRule>,
+    /// The envelope, when it is at hand; otherwise the render pool loads it.
+    pub envelope: Option<Arc<Envelope>>,
+    /// The content, when it is at hand.
+    pub body: Option<Body>,
+    /// Header fields put in front of the content, once rendered.
+    pub prefix: Option<Arc<Vec<u8>>>,
+    /// The recipients.
+    pub recipients: SmallVec<[ItemRecipient; 1]>,
+}
+
+/// What an owner tells a home about one recipient.
+#[derive(Debug, Clone)]
+pub struct Settled {
+    /// Key in the home's backlog.
+    pub key: u32,
+    /// Index in the envelope.
+    pub index: u16,
+    /// What was decided; already in the ack log.
+    pub decision: Decision,
+    /// Name of the peer that answered, for reports.
+    pub remote: String,
+    /// The event, not yet logged.
+    pub event: Option<Box<Event>>,
+    /// True when it went to a peer without DSN: RFC 3461 section 5.2.2, we report "relayed".
+    pub relayed: bool,
+}
+
+/// Outcomes of one transaction, on the way home.
+#[derive(Debug)]
+pub struct Settlement {
+    /// The path that has room again.
+    pub path: PathKey,
+    /// The message's class.
+    pub class: Class,
+    /// The message.
+    pub id: SpoolId,
+    /// Where the spool keeps it.
+    pub place: (u32, u32),
+    /// The envelope.
+    pub envelope: Option<Arc<Envelope>>,
+    /// Its recipients.
+    pub recipients: Vec<Settled>,
+}
