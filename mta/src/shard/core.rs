@@ -22,8 +22,8 @@ use super::policy::Policy;
 use super::router::{Found, Plan, Question, Router};
 use super::sources::Sources;
 use crate::dns::{Route, RouteError};
-use crate::record::Event;
 use crate::message::render::BodyForm;
+use crate::record::Event;
 
 /// The times of one input: wall clock for due times, steady clock for everything else.
 #[derive(Debug, Clone, Copy)]
@@ -181,12 +181,7 @@ impl Core {
     }
 
     /// The DNS answered.
-    pub fn routed(
-        &mut self,
-        question: Question,
-        answer: Result<Arc<Route>, RouteError>,
-        now: Now,
-    ) {
+    pub fn routed(&mut self, question: Question, answer: Result<Arc<Route>, RouteError>, now: Now) {
         self.router.answered(question.clone(), answer, now.steady);
         for queue in self.waiting_route.remove(&question).into_iter().flatten() {
             self.backlog.wake(queue);
@@ -243,7 +238,7 @@ impl Core {
         while let Some(first) = left.first() {
             let same = left.iter().take_while(|t| t.msg == first.msg).count();
             let (group, rest) = left.split_at(same);
-            if !self.hand_group(group, class, plan, rule, now) {
+            if !self.hand_group(group, class, plan, rule) {
                 let keys: Vec<RcptKey> = left.iter().map(|t| t.rcpt).collect();
                 self.backlog.drain_ready_back(&keys, now.wall, MoveReason::NoRoom);
                 self.wait_for_room(queue, class, plan, first.pool, now);
@@ -256,19 +251,18 @@ impl Core {
     }
 
     /// Gives one message to a path with room; false when there is none.
-    fn hand_group(&mut self, group: &[Taken], class: Class, plan: &Arc<Plan>, rule: RetrySchedule, now: Now) -> bool {
+    fn hand_group(&mut self, group: &[Taken], class: Class, plan: &Arc<Plan>, rule: RetrySchedule) -> bool {
         let Some(first) = group.first() else { return true };
         let window = self.policy.window(class);
         let outstanding = &self.outstanding;
-        let has_room =
-            |source: u16| outstanding.get(&(plan.path(source), class)).is_none_or(|count| *count < window);
+        let has_room = |source: u16| outstanding.get(&(plan.path(source), class)).is_none_or(|count| *count < window);
         let Some(source) = self.sources.choose(first.pool, &plan.route, plan.lab(), has_room) else { return false };
         let path = plan.path(source);
         *self.outstanding.entry((path.clone(), class)).or_default() += group.len();
         let item = Box::new(self.item(group, path, plan, rule));
         let owner = self.owner_of(&item.path);
         if owner == self.id {
-            self.arrived(item, now);
+            self.arrived(item);
         } else {
             self.effects.push_back(Effect::Hand(owner, item));
         }
@@ -325,10 +319,8 @@ impl Core {
     }
 
     /// An item for a path that this shard owns.
-    pub fn arrived(&mut self, item: Box<Item>, now: Now) {
+    pub fn arrived(&mut self, item: Box<Item>) {
         self.owner.arrived(item, &mut self.effects);
-        self.staged = true;
-        let _ = now;
     }
 
     /// Counts a note to the ledger.

@@ -9,6 +9,7 @@ use queue::{Envelope, HoldReason, MoveReason, SpoolId, UnixSecs};
 
 use super::item::{Item, PathKey, Settlement, ShardId};
 use super::router::Question;
+use crate::bounce::consequence::Action;
 use crate::message::render::BodyForm;
 use crate::record::Event;
 
@@ -46,24 +47,13 @@ pub struct ReportRecipient {
     /// What happened.
     pub outcome: queue::Outcome,
     /// Which kind of report it asks for.
-    pub action: ReportAction,
+    pub action: Action,
     /// The peer that said so.
     pub remote: String,
     /// For a delay: when trying ends.
     pub retry_until: Option<queue::UnixSecs>,
     /// True when the recipient is done once the report is durable.
     pub last: bool,
-}
-
-/// RFC 3464 section 2.3.3, the actions we report.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReportAction {
-    /// Not delivered, never will be.
-    Failed,
-    /// Still being tried.
-    Delayed,
-    /// Handed to a site that doesn't do DSN.
-    Relayed,
 }
 
 /// One thing to do.

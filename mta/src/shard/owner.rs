@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use queue::ack::AckEntry;
-use queue::{Body, BounceClass, Envelope, HoldReason, MoveReason, Outcome, OutcomeKind, SpoolId};
+use queue::{Body, BodyFlags, BounceClass, Envelope, HoldReason, MoveReason, Outcome, OutcomeKind, SpoolId};
 use smallvec::SmallVec;
 
 use super::core::Now;
@@ -28,6 +28,8 @@ pub enum RenderResult {
         body: Body,
         /// The envelope.
         envelope: Arc<Envelope>,
+        /// Facts about both together.
+        flags: BodyFlags,
     },
     /// The bytes on disk are not what was written: held, never sent.
     Damaged(String),
@@ -126,7 +128,8 @@ impl Owner {
     ) {
         let Some(mut item) = self.rendering.remove(&(path.clone(), id, form)) else { return };
         match result {
-            RenderResult::Done { prefix, body, envelope } => {
+            RenderResult::Done { prefix, body, envelope, flags } => {
+                item.flags = flags;
                 item.prefix = Some(prefix);
                 item.body = Some(body);
                 item.envelope = Some(envelope);
@@ -155,24 +158,14 @@ impl Owner {
     pub fn flush(&mut self, now: Now, effects: &mut VecDeque<Effect>) {
         for path in self.paths.values_mut() {
             for item in path.unstage() {
-                effects.push_back(Effect::Return(
-                    item.home,
-                    item,
-                    Returned::Back(MoveReason::NoRoom, None),
-                ));
+                effects.push_back(Effect::Return(item.home, item, Returned::Back(MoveReason::NoRoom, None)));
             }
             path.dispatch(now, effects);
         }
     }
 
     /// What the connection does next. `limits` are the peer's.
-    pub fn next(
-        &mut self,
-        key: &PathKey,
-        limits: &PeerLimits,
-        now: Now,
-        effects: &mut VecDeque<Effect>,
-    ) -> NextStep {
+    pub fn next(&mut self, key: &PathKey, limits: &PeerLimits, now: Now, effects: &mut VecDeque<Effect>) -> NextStep {
         if limits.messages_left == 0 {
             return NextStep::Close;
         }
@@ -221,15 +214,7 @@ impl Owner {
                 clock_trusted: self.policy.clock_trusted(),
             };
             let decision = decide::decide(outcome, before, &item.rule, now.wall, random);
-            effects.push_back(Effect::Ack(AckEntry::verdict(
-                item.id,
-                recipient.index,
-                decision.outcome.kind,
-                decision.attempts,
-                decision.outcome.code,
-                now.wall,
-                decision.due,
-            )));
+            effects.push_back(Effect::Ack(events::verdict(item.id, recipient.index, &decision, now.wall)));
             let event = events::attempt(&item, recipient, &decision, peer, now);
             settled.push(Settled {
                 key: recipient.key,
@@ -253,16 +238,16 @@ impl Owner {
     }
 
     /// One outcome for all recipients of an item.
-    fn settle_all(
-        &mut self,
-        item: Box<Item>,
-        outcome: &Outcome,
-        peer: &str,
-        now: Now,
-        effects: &mut VecDeque<Effect>,
-    ) {
+    fn settle_all(&mut self, item: Box<Item>, outcome: &Outcome, peer: &str, now: Now, effects: &mut VecDeque<Effect>) {
         let outcomes = vec![outcome.clone(); item.recipients.len()];
-        self.finished(item, outcomes, &events::PeerInfo::named(peer), true, now, effects);
+        self.finished(
+            item,
+            outcomes,
+            &events::PeerInfo { name: peer.to_owned(), ..events::PeerInfo::default() },
+            true,
+            now,
+            effects,
+        );
     }
 
     /// A connection could not be made to any host of the site. When no other connection is there, what waits is deferred.
@@ -310,11 +295,7 @@ impl Owner {
             items.extend(path.drain());
         }
         for item in items {
-            effects.push_back(Effect::Return(
-                item.home,
-                item,
-                Returned::Back(MoveReason::Shutdown, None),
-            ));
+            effects.push_back(Effect::Return(item.home, item, Returned::Back(MoveReason::Shutdown, None)));
         }
     }
 

@@ -30,6 +30,8 @@ pub struct Policy {
     pub routes: Arc<Routes>,
     /// Names of the pools, by number.
     pub pools: Vec<String>,
+    /// Domains whose mail we read ourselves: reports to them become events.
+    pub return_domains: Vec<String>,
     queues: Vec<raw::Queue>,
     clock_trusted: AtomicBool,
 }
@@ -55,6 +57,7 @@ impl Policy {
             delay_report_s: d.delay_report_s,
             routes: Arc::new(Routes::new(config.routes.clone())),
             pools: config.pools.iter().map(|p| p.name.clone()).collect(),
+            return_domains: config.domains.iter().filter(|d| d.return_path).map(|d| d.name.clone()).collect(),
             queues: config.queues.clone(),
             clock_trusted: AtomicBool::new(false),
         }

@@ -3,13 +3,16 @@
 
 use std::sync::Arc;
 
-use queue::scheduled::{RcptKey, Taken};
-use queue::{BounceClass, Envelope, HoldReason, MoveReason, Outcome, OutcomeKind, SpoolId, UnixSecs};
+use queue::scheduled::{QueueKey, RcptKey, Taken};
+use queue::{BounceClass, Class, Envelope, HoldReason, MoveReason, Outcome, OutcomeKind, QueueName, SpoolId};
 
-use super::core::{AfterSync, Core, Now};
-use super::decide::Decision;
-use super::effect::{Effect, ReportAction, ReportJob, ReportRecipient, Returned};
-use super::item::{Item, Settled, Settlement};
+use super::core::{AfterSync, Core, Now, TURN};
+use super::decide::{decide, Before};
+use super::effect::{Effect, ReportJob, ReportRecipient, Returned};
+use super::events;
+use super::item::{Item, PathKey, Settled, Settlement};
+use crate::bounce::consequence::{consequence, Action, Consequence, Said, Tried};
+use crate::dns::RouteError;
 
 /// Expired recipients looked at in one step.
 const EXPIRED_TURN: usize = 1000;
@@ -19,12 +22,33 @@ impl Core {
     pub fn settled(&mut self, settlement: Settlement, now: Now) {
         let Settlement { path, class, id, place, envelope, recipients } = settlement;
         self.room_again(&path, class, recipients.len());
+        let said = envelope.as_deref().map_or(Vec::new(), |envelope| self.said(id, envelope, &recipients, now));
         let mut report = Vec::new();
-        for settled in recipients {
-            self.settle_one(id, envelope.as_deref(), settled, &mut report, now);
+        for (at, settled) in recipients.into_iter().enumerate() {
+            let action = said.iter().find(|s| s.tried == at).map(|s| s.action);
+            report.extend(self.settle_one(id, envelope.as_deref(), settled, action));
         }
         if !report.is_empty() {
             self.report(ReportJob { id, place, envelope, recipients: report });
+        }
+    }
+
+    /// What the outcomes ask to be reported, RFC 3461 section 5.2.
+    fn said(&mut self, id: SpoolId, envelope: &Envelope, recipients: &[Settled], now: Now) -> Vec<Said> {
+        let late = now.wall.since(envelope.received.secs()) >= self.policy.delay_report_s;
+        let tried: Vec<Tried<'_>> = recipients
+            .iter()
+            .map(|settled| Tried {
+                recipient: usize::from(settled.index),
+                outcome: &settled.decision.outcome,
+                peer_reports: !settled.relayed,
+                delay_due: late && !self.delayed.contains(&(id, settled.index)),
+            })
+            .collect();
+        match consequence(envelope, &tried, &self.policy.return_domains) {
+            // The events of the attempt say it already.
+            Consequence::None | Consequence::Event { .. } => Vec::new(),
+            Consequence::Message { said } => said,
         }
     }
 
@@ -33,10 +57,8 @@ impl Core {
         id: SpoolId,
         envelope: Option<&Envelope>,
         settled: Settled,
-        report: &mut Vec<ReportRecipient>,
-        now: Now,
-    ) {
-        let action = self.action_of(envelope, &settled, now);
+        action: Option<Action>,
+    ) -> Option<ReportRecipient> {
         let Settled { key, index, decision, remote, event, .. } = settled;
         let last = decision.due.is_none();
         if let Some(due) = decision.due {
@@ -46,36 +68,31 @@ impl Core {
             };
             self.backlog.put_back(key, due, decision.attempts, decision.unknowns, reason);
             self.forget_fresh(id);
+        } else {
+            self.delayed.remove(&(id, index));
         }
         let then = (last && action.is_none()).then_some(AfterSync::Done(key, id, index));
-        self.note(event, then);
-        if let Some(action) = action {
-            report.push(report_recipient(key, index, decision, action, remote, self.policy.give_up(envelope)));
+        if event.is_some() || then.is_some() {
+            self.note(event, then);
         }
-    }
-
-    /// Which report the outcome asks for, RFC 3461 section 5.2 and RFC 3464 section 2.3.3.
-    fn action_of(&mut self, envelope: Option<&Envelope>, settled: &Settled, now: Now) -> Option<ReportAction> {
-        let envelope = envelope?;
-        let notify = envelope.recipients.get(usize::from(settled.index))?.notify;
-        // RFC 5321 section 4.5.5: nothing is ever reported to the null reverse path.
-        if envelope.reverse_path.is_empty() {
-            return None;
+        let action = action?;
+        if action == Action::Delayed {
+            self.delayed.insert((id, index));
         }
-        match settled.decision.outcome.kind {
-            OutcomeKind::Failed if notify.failure() => Some(ReportAction::Failed),
-            OutcomeKind::Delivered if notify.success() && settled.relayed => Some(ReportAction::Relayed),
-            OutcomeKind::Deferred | OutcomeKind::Unknown if notify.delay() => {
-                let age = now.wall.since(envelope.received.secs());
-                let first = age >= self.policy.delay_report_s && self.delayed.insert((envelope_key(settled), settled.index));
-                first.then_some(ReportAction::Delayed)
-            }
-            _ => None,
-        }
+        Some(ReportRecipient {
+            key,
+            index,
+            attempts: decision.attempts,
+            last,
+            outcome: decision.outcome,
+            action,
+            remote,
+            retry_until: envelope.map(|e| self.policy.give_up(e)),
+        })
     }
 
     /// Room on a path: queues that waited for it get their turn.
-    pub(super) fn room_again(&mut self, path: &super::item::PathKey, class: queue::Class, count: usize) {
+    pub(super) fn room_again(&mut self, path: &PathKey, class: Class, count: usize) {
         let key = (path.clone(), class);
         let Some(outstanding) = self.outstanding.get_mut(&key) else { return };
         *outstanding = outstanding.saturating_sub(count);
@@ -113,15 +130,9 @@ impl Core {
     }
 
     /// The queue's route is refused: for now, or for good.
-    pub(super) fn refuse_route(
-        &mut self,
-        queue: queue::scheduled::QueueKey,
-        class: queue::Class,
-        error: &crate::dns::RouteError,
-        now: Now,
-    ) {
+    pub(super) fn refuse_route(&mut self, queue: QueueKey, class: Class, error: &RouteError, now: Now) {
         let mut taken = Vec::new();
-        self.backlog.take(queue, class, super::core::TURN, &mut taken);
+        self.backlog.take(queue, class, TURN, &mut taken);
         let outcome = route_outcome(error);
         self.end_without_attempt(&taken, &outcome, now);
     }
@@ -144,10 +155,11 @@ impl Core {
     fn end_without_attempt(&mut self, taken: &[Taken], outcome: &Outcome, now: Now) {
         for group in taken.chunk_by(|a, b| a.msg == b.msg) {
             let Some(first) = group.first() else { continue };
-            let rule = self.policy.retry_rule_of(self.backlog.queue_name(first.queue).unwrap_or_default());
+            let name = self.backlog.queue_name(first.queue).map(QueueName::parse).unwrap_or_default();
+            let rule = self.policy.retry_of(&name);
             let mut recipients = Vec::with_capacity(group.len());
             for t in group {
-                let before = super::decide::Before {
+                let before = Before {
                     attempts: t.attempts,
                     unknowns: t.unknowns,
                     received: t.received,
@@ -155,8 +167,8 @@ impl Core {
                     clock_trusted: self.policy.clock_trusted(),
                 };
                 let random = self.next_random() as u32;
-                let decision = super::decide::decide(outcome.clone(), before, &rule, now.wall, random);
-                self.effects.push_back(Effect::Ack(super::events::verdict(t.id, t.index, &decision, now.wall)));
+                let decision = decide(outcome.clone(), before, &rule, now.wall, random);
+                self.effects.push_back(Effect::Ack(events::verdict(t.id, t.index, &decision, now.wall)));
                 recipients.push(Settled {
                     key: t.rcpt,
                     index: t.index,
@@ -167,7 +179,7 @@ impl Core {
                 });
             }
             let settlement = Box::new(Settlement {
-                path: super::item::PathKey::none(),
+                path: PathKey::none(),
                 class: first.class,
                 id: first.id,
                 place: first.place,
@@ -185,7 +197,7 @@ impl Core {
     pub fn loaded(&mut self, mut settlement: Box<Settlement>, now: Now) {
         if let Some(envelope) = settlement.envelope.clone() {
             for settled in &mut settlement.recipients {
-                settled.event = super::events::without_attempt(&envelope, settlement.id, settled, now);
+                settled.event = events::without_attempt(&envelope, settlement.id, settled, now);
             }
         }
         self.settled(*settlement, now);
@@ -208,29 +220,8 @@ impl Core {
     }
 }
 
-fn report_recipient(
-    key: RcptKey,
-    index: u16,
-    decision: Decision,
-    action: ReportAction,
-    remote: String,
-    retry_until: Option<UnixSecs>,
-) -> ReportRecipient {
-    ReportRecipient {
-        key,
-        index,
-        attempts: decision.attempts,
-        last: decision.due.is_none(),
-        outcome: decision.outcome,
-        action,
-        remote,
-        retry_until,
-    }
-}
-
 /// A refused route as an outcome.
-fn route_outcome(error: &crate::dns::RouteError) -> Outcome {
-    use crate::dns::RouteError;
+fn route_outcome(error: &RouteError) -> Outcome {
     let (kind, code, enhanced, text, class) = match error {
         RouteError::Temporary { code, enhanced, text, .. } => {
             (OutcomeKind::Deferred, *code, *enhanced, text.clone(), BounceClass::DnsFailure)
