@@ -45,9 +45,8 @@ impl Listener {
         let inherited = options.inherited.is_some();
         let socket = match options.inherited {
             Some(fd) => Socket::from(fd),
-            None => open(address).map_err(|error| {
-                io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
-            })?,
+            None => open(address)
+                .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))?,
         };
         // Inherited by every accepted socket; a reply must not wait for an acknowledgement.
         socket.set_tcp_nodelay(true)?;
@@ -59,9 +58,7 @@ impl Listener {
             Driver::IoUring => {
                 socket.set_nonblocking(false)?;
                 listen_unless(inherited, &socket)?;
-                Listening::Uring(Rc::new(tokio_uring::net::TcpListener::from_std(
-                    socket.into(),
-                )))
+                Listening::Uring(Rc::new(tokio_uring::net::TcpListener::from_std(socket.into())))
             }
             Driver::Epoll => {
                 socket.set_nonblocking(true)?;
@@ -69,10 +66,7 @@ impl Listener {
                 Listening::Epoll(Rc::new(tokio::net::TcpListener::from_std(socket.into())?))
             }
         };
-        Ok(Self {
-            socket,
-            pending: RefCell::new(None),
-        })
+        Ok(Self { socket, pending: RefCell::new(None) })
     }
 
     /// The next connection; [`Stream::peer_addr`] says from whom. May be dropped and called again: no connection is lost.
@@ -124,20 +118,14 @@ impl Drop for Listener {
         // Completes the accept under way, which otherwise keeps the socket listening with nobody behind it.
         let how = std::net::Shutdown::Both;
         let _ = match &self.socket {
-            Listening::Uring(listener) => {
-                sys::with_socket(&**listener, |socket| socket.shutdown(how))
-            }
+            Listening::Uring(listener) => sys::with_socket(&**listener, |socket| socket.shutdown(how)),
             Listening::Epoll(listener) => SockRef::from(&**listener).shutdown(how),
         };
     }
 }
 
 fn open(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     if address.is_ipv6() {

@@ -27,23 +27,13 @@ pub struct Receiver<T> {
 #[must_use]
 pub fn mailbox<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     let letters = ArrayQueue::new(capacity.max(1));
-    let shared = Arc::new(Shared {
-        letters,
-        waker: AtomicWaker::new(),
-    });
-    (
-        Sender {
-            shared: Arc::clone(&shared),
-        },
-        Receiver { shared },
-    )
+    let shared = Arc::new(Shared { letters, waker: AtomicWaker::new() });
+    (Sender { shared: Arc::clone(&shared) }, Receiver { shared })
 }
 
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
-        Self {
-            shared: Arc::clone(&self.shared),
-        }
+        Self { shared: Arc::clone(&self.shared) }
     }
 }
 
@@ -110,12 +100,7 @@ impl Signal {
     #[must_use]
     pub fn new() -> (Self, Waiter) {
         let flag = Arc::new(Flag::default());
-        (
-            Self {
-                flag: Arc::clone(&flag),
-            },
-            Waiter { flag },
-        )
+        (Self { flag: Arc::clone(&flag) }, Waiter { flag })
     }
 
     /// Raises the signal; more raises before it is seen are one.

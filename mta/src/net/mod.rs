@@ -70,8 +70,8 @@ fn refusal(error: &io::Error) -> String {
         }
         (Some(libc::EPERM), "2") => "sysctl kernel.io_uring_disabled is 2; set it to 0",
         (Some(libc::EPERM | libc::EACCES), _) => {
-            "a seccomp profile forbids io_uring (containers do by default); allow io_uring_setup, io_uring_enter and \
-             io_uring_register in it"
+            "a seccomp profile forbids io_uring (containers do by default); allow its three calls, io_uring_setup, \
+             io_uring_enter and io_uring_register, in it"
         }
         (Some(libc::ENOSYS), _) => "the kernel has no io_uring (or a sandbox hides it); Linux 6.1 or newer is needed",
         (Some(libc::ENOMEM), _) => "not enough locked memory; raise LimitMEMLOCK (ulimit -l)",
@@ -97,19 +97,15 @@ pub fn run<F: Future>(driver: Driver, cpu: Option<usize>, main: F) -> io::Result
         Driver::IoUring => {
             let mut ring = tokio_uring::uring_builder();
             // The defaults cost 15-90 % more CPU (interrupts for task work); DEFER_TASKRUN hangs tokio-uring.
-            ring.setup_coop_taskrun()
-                .setup_single_issuer()
-                .setup_cqsize(RING_COMPLETIONS);
+            ring.setup_coop_taskrun().setup_single_issuer().setup_cqsize(RING_COMPLETIONS);
             let mut builder = tokio_uring::builder();
             builder.entries(RING_ENTRIES).uring_builder(&ring);
-            let runtime = tokio_uring::Runtime::new(&builder)
-                .map_err(|error| io::Error::new(error.kind(), refusal(&error)))?;
+            let runtime =
+                tokio_uring::Runtime::new(&builder).map_err(|error| io::Error::new(error.kind(), refusal(&error)))?;
             Ok(runtime.block_on(main))
         }
         Driver::Epoll => {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             Ok(tokio::task::LocalSet::new().block_on(&runtime, main))
         }
     }
@@ -121,10 +117,7 @@ fn pin(cpu: usize) -> io::Result<()> {
     set.set(cpu)?;
     nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set).map_err(|errno| {
         let error = io::Error::from(errno);
-        io::Error::new(
-            error.kind(),
-            format!("cannot pin a shard to core {cpu}: {error}"),
-        )
+        io::Error::new(error.kind(), format!("cannot pin a shard to core {cpu}: {error}"))
     })
 }
 

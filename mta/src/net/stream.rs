@@ -56,11 +56,7 @@ impl Stream {
     ///
     /// Errors: `AddrNotAvailable` when this host does not have `source` (operator), `TimedOut` after `timeout`,
     /// otherwise what the network says (peer).
-    pub async fn connect(
-        source: Option<IpAddr>,
-        dest: SocketAddr,
-        timeout: Duration,
-    ) -> io::Result<Self> {
+    pub async fn connect(source: Option<IpAddr>, dest: SocketAddr, timeout: Duration) -> io::Result<Self> {
         let socket = open(source, dest)?;
         match driver() {
             Driver::IoUring => {
@@ -70,9 +66,7 @@ impl Stream {
             Driver::Epoll => {
                 socket.set_nonblocking(true)?;
                 let socket = tokio::net::TcpSocket::from_std_stream(socket.into());
-                let stream = tokio::time::timeout(timeout, socket.connect(dest))
-                    .await
-                    .map_err(|_| no_answer())??;
+                let stream = tokio::time::timeout(timeout, socket.connect(dest)).await.map_err(|_| no_answer())??;
                 Ok(Self::new(Connected::Epoll(stream), dest))
             }
         }
@@ -161,9 +155,7 @@ impl Stream {
             };
         }
         let guard = Guard(Some(&self.inner));
-        let (result, parts) = stream
-            .writev(vec![Part::Bytes(head), Part::Body(body)])
-            .await;
+        let (result, parts) = stream.writev(vec![Part::Bytes(head), Part::Body(body)]).await;
         guard.done();
         let mut parts = parts.into_iter();
         let (Some(Part::Bytes(head)), Some(Part::Body(body))) = (parts.next(), parts.next()) else {
@@ -171,9 +163,7 @@ impl Stream {
         };
         match result {
             Ok(sent) if sent < head.len() => {
-                let (result, _) = self
-                    .write_all(head.get(sent..).unwrap_or_default().to_vec())
-                    .await;
+                let (result, _) = self.write_all(head.get(sent..).unwrap_or_default().to_vec()).await;
                 match result {
                     Ok(()) => (self.write_body(body).await, head),
                     error => (error, head),
@@ -181,11 +171,7 @@ impl Stream {
             }
             Ok(sent) => {
                 let rest = sent - head.len();
-                (
-                    self.write_body(body.slice(rest.min(body.len())..body.len()))
-                        .await,
-                    head,
-                )
+                (self.write_body(body.slice(rest.min(body.len())..body.len())).await, head)
             }
             Err(error) => (self.judge(Err(error), |()| false), head),
         }
@@ -201,8 +187,7 @@ impl Stream {
                 }
                 poll_fn(|cx| {
                     let mut polling = self.inner.polling.borrow_mut();
-                    let future =
-                        polling.get_or_insert_with(|| Box::pin(sys::readable(Rc::clone(stream))));
+                    let future = polling.get_or_insert_with(|| Box::pin(sys::readable(Rc::clone(stream))));
                     let result = future.as_mut().poll(cx);
                     if result.is_ready() {
                         *polling = None;
@@ -245,9 +230,7 @@ impl Stream {
     /// Our end; asks the kernel.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         let address = self.inner.with_socket(|socket| socket.local_addr())?;
-        address
-            .as_socket()
-            .ok_or_else(|| io::Error::other("the socket has no internet address"))
+        address.as_socket().ok_or_else(|| io::Error::other("the socket has no internet address"))
     }
 
     /// An end that our own deadline made is a timeout, whatever the operation says.
@@ -255,10 +238,7 @@ impl Stream {
         match result {
             Ok(value) if !self.timed_out() || !is_end(&value) => Ok(value),
             Err(error) if !self.timed_out() => Err(error),
-            _ => Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "the peer was silent for too long",
-            )),
+            _ => Err(io::Error::new(io::ErrorKind::TimedOut, "the peer was silent for too long")),
         }
     }
 }
@@ -342,31 +322,19 @@ fn open(source: Option<IpAddr>, dest: SocketAddr) -> io::Result<Socket> {
         // The port is chosen at connect, so that the ports of a source are per destination and do not run out.
         let option = nix::sys::socket::sockopt::IpBindAddressNoPort;
         let _ = nix::sys::socket::setsockopt(&socket, option, &true);
-        socket
-            .bind(&SocketAddr::new(source, 0).into())
-            .map_err(|error| {
-                io::Error::new(
-                    error.kind(),
-                    format!("cannot send from {source}: {error}; is it configured on this host?"),
-                )
-            })?;
+        socket.bind(&SocketAddr::new(source, 0).into()).map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot send from {source}: {error}; is it configured on this host?"))
+        })?;
     }
     Ok(socket)
 }
 
 fn no_answer() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::TimedOut,
-        "no answer to the connection request",
-    )
+    io::Error::new(io::ErrorKind::TimedOut, "no answer to the connection request")
 }
 
 /// Connects through the ring; on a timeout the kernel is asked to cancel, and the operation is awaited all the same.
-async fn connect_uring(
-    socket: Socket,
-    dest: SocketAddr,
-    timeout: Duration,
-) -> io::Result<tokio_uring::net::TcpStream> {
+async fn connect_uring(socket: Socket, dest: SocketAddr, timeout: Duration) -> io::Result<tokio_uring::net::TcpStream> {
     let socket = Rc::new(socket);
     let mut connecting = pin!(sys::connect(Rc::clone(&socket), dest.into()));
     let mut timer = pin!(tokio::time::sleep(timeout));
@@ -385,7 +353,6 @@ async fn connect_uring(
         }
     };
     result?;
-    let socket =
-        Rc::try_unwrap(socket).map_err(|_| io::Error::other("the ring still holds the socket"))?;
+    let socket = Rc::try_unwrap(socket).map_err(|_| io::Error::other("the ring still holds the socket"))?;
     Ok(tokio_uring::net::TcpStream::from_std(socket.into()))
 }

@@ -92,38 +92,22 @@ impl<D> Unpin for Completed<D> {}
 /// through a pointer until completion: it lies in the box, which the operation owns (also when it is dropped).
 pub(super) async fn connect(socket: Rc<Socket>, address: SockAddr) -> io::Result<()> {
     let address = Box::new(address);
-    let entry = opcode::Connect::new(
-        types::Fd(socket.as_raw_fd()),
-        address.as_ptr().cast(),
-        address.len(),
-    )
-    .build();
-    let (result, _) = UnsubmittedOneshot::new(
-        (socket, address),
-        Completed(std::marker::PhantomData),
-        entry,
-    )
-    .submit()
-    .await;
+    let entry = opcode::Connect::new(types::Fd(socket.as_raw_fd()), address.as_ptr().cast(), address.len()).build();
+    let (result, _) =
+        UnsubmittedOneshot::new((socket, address), Completed(std::marker::PhantomData), entry).submit().await;
     result.map(|_| ())
 }
 
 /// Asks the kernel to cancel whatever it still does on `socket`; the operations then complete by themselves.
 pub(super) async fn cancel(socket: Rc<Socket>) {
-    let entry =
-        opcode::AsyncCancel2::new(types::CancelBuilder::fd(types::Fd(socket.as_raw_fd())).all())
-            .build();
-    let _ = UnsubmittedOneshot::new(socket, Completed(std::marker::PhantomData), entry)
-        .submit()
-        .await;
+    let entry = opcode::AsyncCancel2::new(types::CancelBuilder::fd(types::Fd(socket.as_raw_fd())).all()).build();
+    let _ = UnsubmittedOneshot::new(socket, Completed(std::marker::PhantomData), entry).submit().await;
 }
 
 /// Waits until `stream` has bytes or an end to read, without a buffer.
 pub(super) async fn readable(stream: Rc<TcpStream>) -> io::Result<()> {
     let events = (libc::POLLIN | libc::POLLRDHUP) as u32;
     let entry = opcode::PollAdd::new(types::Fd(stream.as_raw_fd()), events).build();
-    let (result, _) = UnsubmittedOneshot::new(stream, Completed(std::marker::PhantomData), entry)
-        .submit()
-        .await;
+    let (result, _) = UnsubmittedOneshot::new(stream, Completed(std::marker::PhantomData), entry).submit().await;
     result.map(|_| ())
 }

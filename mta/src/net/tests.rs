@@ -19,9 +19,7 @@ fn on_both<F: Future<Output = ()>>(test: impl Fn() -> F + Send + Copy + 'static)
         let name = format!("{driver:?}");
         let thread = std::thread::Builder::new().name(name.clone());
         // The future is built on the thread it runs on.
-        let handle = thread
-            .spawn(move || run(driver, None, test()).expect("a driver"))
-            .expect("a thread");
+        let handle = thread.spawn(move || run(driver, None, test()).expect("a driver")).expect("a thread");
         assert!(handle.join().is_ok(), "on {name}");
     }
 }
@@ -52,14 +50,8 @@ fn bytes_go_both_ways_and_reads_append() {
         let (client, server) = pair().await;
         client.write_all(b"one".to_vec()).await.0.expect("write");
         let (result, buf) = server.read(b"zero ".to_vec()).await;
-        assert_eq!(
-            (result.expect("read"), buf.as_slice()),
-            (3, &b"zero one"[..])
-        );
-        server
-            .write_body(Body::from(b"two".to_vec()))
-            .await
-            .expect("write");
+        assert_eq!((result.expect("read"), buf.as_slice()), (3, &b"zero one"[..]));
+        server.write_body(Body::from(b"two".to_vec())).await.expect("write");
         assert_eq!(read_some(&client).await, b"two");
         assert_eq!(client.peer_addr(), server.local_addr().expect("local"));
         assert_eq!(server.peer_addr(), client.local_addr().expect("local"));
@@ -103,10 +95,7 @@ fn connects_from_the_given_source() {
         assert_eq!(server.peer_addr().ip(), source);
         client.await.expect("no panic").expect("connected");
         let foreign = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-        let error = Stream::connect(Some(foreign), address, SECOND)
-            .await
-            .err()
-            .expect("refused");
+        let error = Stream::connect(Some(foreign), address, SECOND).await.err().expect("refused");
         assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
         assert!(error.to_string().contains("192.0.2.1"));
     });
@@ -118,10 +107,7 @@ fn a_refused_connection_says_so() {
         let (listener, address) = listener();
         drop(listener);
         sleep(Duration::from_millis(20)).await;
-        let error = Stream::connect(None, address, SECOND)
-            .await
-            .err()
-            .expect("refused");
+        let error = Stream::connect(None, address, SECOND).await.err().expect("refused");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     });
 }
@@ -130,17 +116,10 @@ fn a_refused_connection_says_so() {
 fn a_silent_host_is_given_up_in_time() {
     on_both(|| async {
         // A full backlog drops connection requests, as a silent host does.
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
-            .expect("a socket");
-        socket
-            .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
-            .expect("bind");
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bind");
         socket.listen(0).expect("listen");
-        let address = socket
-            .local_addr()
-            .expect("local")
-            .as_socket()
-            .expect("inet");
+        let address = socket.local_addr().expect("local").as_socket().expect("inet");
         let mut taken = Vec::new();
         let begin = Instant::now();
         for _ in 0..8 {
@@ -166,10 +145,7 @@ fn a_dropped_accept_loses_no_connection() {
             assert!(waited.is_err());
         }
         let client = spawn_local(Stream::connect(None, address, SECOND));
-        let server = tokio::time::timeout(SECOND, listener.accept())
-            .await
-            .expect("in time")
-            .expect("accepted");
+        let server = tokio::time::timeout(SECOND, listener.accept()).await.expect("in time").expect("accepted");
         let client = client.await.expect("no panic").expect("connected");
         client.write_all(b"x".to_vec()).await.0.expect("write");
         assert_eq!(read_some(&server).await, b"x");
@@ -215,16 +191,10 @@ fn a_cleared_deadline_does_not_fire() {
 fn an_abandoned_read_lets_go_of_the_socket() {
     on_both(|| async {
         let (client, server) = pair().await;
-        let waited = tokio::time::timeout(
-            Duration::from_millis(10),
-            server.read(Vec::with_capacity(16)),
-        )
-        .await;
+        let waited = tokio::time::timeout(Duration::from_millis(10), server.read(Vec::with_capacity(16))).await;
         assert!(waited.is_err());
         drop(server);
-        let ended = tokio::time::timeout(SECOND, client.read(Vec::with_capacity(16)))
-            .await
-            .expect("in time");
+        let ended = tokio::time::timeout(SECOND, client.read(Vec::with_capacity(16))).await.expect("in time");
         assert_eq!(ended.0.expect("end"), 0);
     });
 }
@@ -280,10 +250,7 @@ fn letters_cross_threads_and_the_bound_holds() {
         assert!(got.iter().copied().eq(0..1000));
         other.join().expect("no panic");
         let (sender, mut receiver) = mailbox::<u32>(2);
-        assert_eq!(
-            (sender.send(1), sender.send(2), sender.send(3)),
-            (Ok(()), Ok(()), Err(3))
-        );
+        assert_eq!((sender.send(1), sender.send(2), sender.send(3)), (Ok(()), Ok(()), Err(3)));
         let mut got = Vec::new();
         assert!(receiver.take(&mut got));
         assert_eq!(got, [1, 2]);
@@ -301,9 +268,7 @@ fn a_signal_wakes_a_sleeping_shard() {
                 other.notify();
                 other.notify();
             });
-            tokio::time::timeout(SECOND, waiter.wait())
-                .await
-                .expect("woken");
+            tokio::time::timeout(SECOND, waiter.wait()).await.expect("woken");
             thread.join().expect("no panic");
             // Both raises may have been one, or the second may still stand.
             let _ = tokio::time::timeout(Duration::from_millis(1), waiter.wait()).await;
@@ -331,15 +296,8 @@ fn a_core_that_does_not_exist_is_named() {
 
 #[test]
 fn a_refused_ring_names_cause_and_remedy() {
-    for (errno, word) in [
-        (libc::EPERM, "allow"),
-        (libc::ENOSYS, "Linux 6.1"),
-        (libc::ENOMEM, "LimitMEMLOCK"),
-    ] {
+    for (errno, word) in [(libc::EPERM, "allow"), (libc::ENOSYS, "Linux 6.1"), (libc::ENOMEM, "LimitMEMLOCK")] {
         let text = refusal(&io::Error::from_raw_os_error(errno));
-        assert!(
-            text.contains(word) || text.contains("set it to 0"),
-            "{text}"
-        );
+        assert!(text.contains(word) || text.contains("set it to 0"), "{text}");
     }
 }
