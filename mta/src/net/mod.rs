@@ -70,8 +70,8 @@ fn refusal(error: &io::Error) -> String {
         }
         (Some(libc::EPERM), "2") => "sysctl kernel.io_uring_disabled is 2; set it to 0",
         (Some(libc::EPERM | libc::EACCES), _) => {
-            "a seccomp profile forbids io_uring (containers do by default); allow io_uring_setup, io_uring_enter and \
-             io_uring_register in it"
+            "a seccomp profile forbids io_uring (containers do by default); allow its three calls, io_uring_setup, \
+             io_uring_enter and io_uring_register, in it"
         }
         (Some(libc::ENOSYS), _) => "the kernel has no io_uring (or a sandbox hides it); Linux 6.1 or newer is needed",
         (Some(libc::ENOMEM), _) => "not enough locked memory; raise LimitMEMLOCK (ulimit -l)",
