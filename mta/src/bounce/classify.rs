@@ -153,9 +153,7 @@ fn from_text(code: u16, text: &str) -> Option<BounceClass> {
     let text = text.to_ascii_lowercase();
     TEXTS
         .iter()
-        .find(|row| {
-            (row.class == 0 || row.class == code / 100) && row.words.iter().all(|word| has_word(&text, word))
-        })
+        .find(|row| (row.class == 0 || row.class == code / 100) && row.words.iter().all(|word| has_word(&text, word)))
         .map(|row| row.means)
 }
 
@@ -255,27 +253,77 @@ mod tests {
     #[test]
     fn replies_of_providers_mean_what_they_mean() {
         let rows: [(u16, [u16; 3], &str, BounceClass); 30] = [
-            (550, [5, 1, 1], "The email account that you tried to reach does not exist. Please try", B::InvalidRecipient),
+            (
+                550,
+                [5, 1, 1],
+                "The email account that you tried to reach does not exist. Please try",
+                B::InvalidRecipient,
+            ),
             (452, [4, 2, 2], "The recipient's inbox is out of storage space.", B::QuotaIssues),
             (552, [5, 2, 2], "The email account that you tried to reach is over quota.", B::QuotaIssues),
             (550, [5, 2, 1], "The email account that you tried to reach is disabled.", B::InactiveMailbox),
-            (450, [4, 2, 1], "The user you are trying to contact is receiving mail at a rate that prevents", B::TransientFailure),
-            (421, [4, 7, 28], "Gmail has detected an unusual rate of unsolicited mail originating from your IP", B::SpamBlock),
-            (421, [4, 7, 0], "This message is suspicious due to the very low reputation of the sending IP", B::SpamBlock),
-            (550, [5, 7, 26], "Your email has been blocked because the sender is unauthenticated.", B::AuthenticationFailed),
-            (550, [5, 7, 25], "The IP address sending this message does not have a PTR record setup", B::AuthenticationFailed),
+            (
+                450,
+                [4, 2, 1],
+                "The user you are trying to contact is receiving mail at a rate that prevents",
+                B::TransientFailure,
+            ),
+            (
+                421,
+                [4, 7, 28],
+                "Gmail has detected an unusual rate of unsolicited mail originating from your IP",
+                B::SpamBlock,
+            ),
+            (
+                421,
+                [4, 7, 0],
+                "This message is suspicious due to the very low reputation of the sending IP",
+                B::SpamBlock,
+            ),
+            (
+                550,
+                [5, 7, 26],
+                "Your email has been blocked because the sender is unauthenticated.",
+                B::AuthenticationFailed,
+            ),
+            (
+                550,
+                [5, 7, 25],
+                "The IP address sending this message does not have a PTR record setup",
+                B::AuthenticationFailed,
+            ),
             (550, [5, 7, 30], "", B::AuthenticationFailed),
             (421, [4, 7, 29], "", B::PolicyRelated),
             (550, [5, 7, 40], "", B::AuthenticationFailed),
             (550, [5, 7, 1], "Our system has detected that this message is likely unsolicited mail", B::SpamBlock),
             (554, [5, 4, 6], "Message exceeded 50 hops, this may indicate a mail loop.", B::RoutingErrors),
-            (421, [4, 7, 0], "[TSS04] Messages from 192.0.2.1 temporarily deferred due to user complaints", B::SpamBlock),
+            (
+                421,
+                [4, 7, 0],
+                "[TSS04] Messages from 192.0.2.1 temporarily deferred due to user complaints",
+                B::SpamBlock,
+            ),
             (554, [0, 0, 0], "delivery error: dd This user doesn't have a yahoo.com account", B::InvalidRecipient),
-            (553, [5, 7, 1], "[BL21] Connections will not be accepted from 192.0.2.1, because the ip is in Spamhaus's list", B::SpamBlock),
-            (550, [5, 7, 1], "Unfortunately, messages from [192.0.2.1] weren't sent. Please contact your Internet \
-              service provider since part of their network is on our block list (S3150).", B::SpamBlock),
+            (
+                553,
+                [5, 7, 1],
+                "[BL21] Connections will not be accepted from 192.0.2.1, because the ip is in Spamhaus's list",
+                B::SpamBlock,
+            ),
+            (
+                550,
+                [5, 7, 1],
+                "Unfortunately, messages from [192.0.2.1] weren't sent. Please contact your Internet \
+              service provider since part of their network is on our block list (S3150).",
+                B::SpamBlock,
+            ),
             (550, [5, 4, 1], "Recipient address rejected: Access denied. [AS(201806281)]", B::InvalidRecipient),
-            (451, [4, 7, 650], "The mail server [192.0.2.1] has been temporarily rate limited due to IP reputation.", B::SpamBlock),
+            (
+                451,
+                [4, 7, 650],
+                "The mail server [192.0.2.1] has been temporarily rate limited due to IP reputation.",
+                B::SpamBlock,
+            ),
             (550, [5, 5, 0], "Requested action not taken: mailbox unavailable (S2017062302).", B::InvalidRecipient),
             (554, [5, 7, 1], "[CS01] Message rejected due to local policy. Please visit", B::PolicyRelated),
             (421, [0, 0, 0], "Service not available - too many connections", B::TransientFailure),

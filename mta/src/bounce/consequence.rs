@@ -99,9 +99,7 @@ fn action(envelope: &Envelope, tried: &Tried<'_>) -> Option<Action> {
     match tried.outcome.kind {
         OutcomeKind::Failed | OutcomeKind::Suppressed => notify.failure().then_some(Action::Failed),
         OutcomeKind::Delivered => (notify.success() && !tried.peer_reports).then_some(Action::Relayed),
-        OutcomeKind::Deferred | OutcomeKind::Unknown => {
-            (tried.delay_due && notify.delay()).then_some(Action::Delayed)
-        }
+        OutcomeKind::Deferred | OutcomeKind::Unknown => (tried.delay_due && notify.delay()).then_some(Action::Delayed),
     }
 }
 

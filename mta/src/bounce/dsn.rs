@@ -325,11 +325,7 @@ fn reply_line(outcome: &Outcome, utf8: bool) -> String {
 
 /// One line, bounded, without control characters; other bytes than ASCII only where `utf8` allows them.
 fn clean(value: &str, utf8: bool) -> String {
-    value
-        .chars()
-        .take(VALUE_MAX)
-        .map(|c| if c.is_control() || (!utf8 && !c.is_ascii()) { '?' } else { c })
-        .collect()
+    value.chars().take(VALUE_MAX).map(|c| if c.is_control() || (!utf8 && !c.is_ascii()) { '?' } else { c }).collect()
 }
 
 /// Breaks at blanks so that lines stay short; a longer word is broken hard at 900 octets (RFC 5322 section 2.1.1).
@@ -358,22 +354,13 @@ fn push_wrapped(text: &str, indent: &str, out: &mut String) {
 /// asked for.
 fn returned(report: &Report<'_>) -> Part {
     let original = report.original;
-    let whole = report.envelope.ret == DsnRet::Full
-        && overall(report) == Action::Failed
-        && original.len() <= FULL_MAX;
+    let whole = report.envelope.ret == DsnRet::Full && overall(report) == Action::Failed && original.len() <= FULL_MAX;
     if whole {
         let facts = facts::scan(original);
-        let plain =
-            !facts.eight_bit && !facts.bare && !facts.nul && facts.longest_line <= hygiene::LINE_MAX;
+        let plain = !facts.eight_bit && !facts.bare && !facts.nul && facts.longest_line <= hygiene::LINE_MAX;
         let bytes = if plain { Some(original.to_vec()) } else { convert::to_seven_bit(original).ok() };
         if let Some(bytes) = bytes {
-            return Part {
-                bytes,
-                kind: "message/rfc822",
-                title: "Undelivered message",
-                encoding: "7bit",
-                charset: "",
-            };
+            return Part { bytes, kind: "message/rfc822", title: "Undelivered message", encoding: "7bit", charset: "" };
         }
     }
     header_only(original)

@@ -14,4 +14,4 @@ pub mod dsn;
 pub mod xtext;
 
 pub use classify::classify;
-pub use consequence::{Consequence, consequence};
+pub use consequence::{consequence, Consequence};

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use queue::{Body, BodyFlags, BodyHash, SpoolId, UnixMillis};
 
+use super::address;
 use super::canonical;
 use super::date;
 use super::facts::{self, Facts};
@@ -16,7 +17,6 @@ use super::header::{self, Header, Name};
 use super::hygiene::{self, Refusal, Role};
 use super::received::{self, Stamp};
 use super::steer::{self, Presets, Scope, Steering};
-use super::address;
 
 /// Headroom that suffices for what is put in front; with less the message is copied once.
 pub const HEADROOM: usize = 1024;
@@ -259,7 +259,8 @@ mod tests {
 
     #[test]
     fn r01_one_received_is_added_on_top_and_older_ones_stay() {
-        let content = b"Received: from old\r\n\tby older; x\r\nFrom: a@b.test\r\nDate: x\r\nMessage-ID: <1@b>\r\n\r\nHi\r\n";
+        let content =
+            b"Received: from old\r\n\tby older; x\r\nFrom: a@b.test\r\nDate: x\r\nMessage-ID: <1@b>\r\n\r\nHi\r\n";
         let finished = finish(incoming(content, HEADROOM)).unwrap();
         let text = text(&finished);
         assert!(text.starts_with("Received: from submission\r\n\tby mx.test with ESMTPSA id 0000000000007\r\n"));

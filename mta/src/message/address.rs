@@ -72,9 +72,7 @@ impl Element {
 /// The domain of an address in lower case; empty when there is none.
 #[must_use]
 pub fn domain(address: &str) -> String {
-    address
-        .rsplit_once('@')
-        .map_or_else(String::new, |(_, domain)| domain.trim().to_ascii_lowercase())
+    address.rsplit_once('@').map_or_else(String::new, |(_, domain)| domain.trim().to_ascii_lowercase())
 }
 
 #[cfg(test)]

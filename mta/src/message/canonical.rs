@@ -3,7 +3,7 @@
 //! The body is read once: clean runs go to the digest as they are, only lines with white space to reduce take the
 //! slow way. Never allocates more than a small window.
 
-use aws_lc_rs::digest::{Context, SHA256, digest};
+use aws_lc_rs::digest::{digest, Context, SHA256};
 
 /// Bytes looked at together; the check on each compiles to vector instructions.
 const WINDOW: usize = 64;
@@ -114,8 +114,8 @@ impl Reducer {
                 b' ' | b'\t' => self.blank = true,
                 _ => {
                     let follower = bytes.get(place + 1);
-                    let line_end = *byte == b'\r'
-                        && (follower == Some(&b'\n') || (follower.is_none() && newline_follows));
+                    let line_end =
+                        *byte == b'\r' && (follower == Some(&b'\n') || (follower.is_none() && newline_follows));
                     if self.blank && !line_end {
                         self.window.push(b' ');
                     }
@@ -191,8 +191,20 @@ mod tests {
     #[test]
     fn r27_relaxed_body_hash_equals_the_plain_form() {
         let fixed: [&[u8]; 14] = [
-            b"", b"\r\n", b"\r\n\r\n", b" \r\n\t\r\n", b"a", b"a\r\n", b"a \r\n", b" a  b\t\r\n\r\n", b"a\t", b"a ",
-            b"\ta\r\n", b"x\r\n \r\ny\r\n  ", b"a \rb\r\n", b" ",
+            b"",
+            b"\r\n",
+            b"\r\n\r\n",
+            b" \r\n\t\r\n",
+            b"a",
+            b"a\r\n",
+            b"a \r\n",
+            b" a  b\t\r\n\r\n",
+            b"a\t",
+            b"a ",
+            b"\ta\r\n",
+            b"x\r\n \r\ny\r\n  ",
+            b"a \rb\r\n",
+            b" ",
         ];
         for body in fixed {
             assert_eq!(hash_relaxed(body), sha256(&relaxed_plainly(body)), "{body:?}");
@@ -208,7 +220,8 @@ mod tests {
             state ^= state << 17;
             state
         };
-        let pieces: [&[u8]; 9] = [b" ", b"\t", b"\r\n", b"a", b"word", b"  ", b"\r", b" \r\n", b"abcdefghijklmnopqrstuvwxyz0123456789"];
+        let pieces: [&[u8]; 9] =
+            [b" ", b"\t", b"\r\n", b"a", b"word", b"  ", b"\r", b" \r\n", b"abcdefghijklmnopqrstuvwxyz0123456789"];
         for _ in 0..20_000 {
             let mut body = Vec::new();
             for _ in 0..next() % 40 {

@@ -4,8 +4,8 @@
 //! relabelled, everything else is copied. Done before signing. A header that is not ASCII can't be converted: that
 //! needs SMTPUTF8 on the way. Pure and bounded in depth.
 
-use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use base64::Engine;
 
 use super::facts;
 use super::header::{self, Header, Name};
@@ -49,10 +49,7 @@ fn entity(bytes: &[u8], depth: usize, out: &mut Vec<u8>) -> Result<(), ConvertEr
         return Err(ConvertError::Header);
     }
     let kind = header.first(Name::ContentType).map(|f| f.text(bytes));
-    let encoding = header
-        .first(Name::TransferEncoding)
-        .map(|f| f.text(bytes).to_ascii_lowercase())
-        .unwrap_or_default();
+    let encoding = header.first(Name::TransferEncoding).map(|f| f.text(bytes).to_ascii_lowercase()).unwrap_or_default();
     let media = media_type(kind.as_deref().unwrap_or("text/plain"));
     let encoded = matches!(encoding.as_str(), "base64" | "quoted-printable");
     if media.starts_with("multipart/") {
@@ -182,7 +179,11 @@ fn push_ascii(out: &mut Vec<u8>, bytes: &[u8]) {
 /// `type/subtype` in lower case.
 fn media_type(value: &str) -> String {
     let kind = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    if kind.contains('/') { kind } else { "text/plain".to_owned() }
+    if kind.contains('/') {
+        kind
+    } else {
+        "text/plain".to_owned()
+    }
 }
 
 /// The value of one parameter, quotes undone (RFC 2045 section 5.1).

@@ -5,9 +5,7 @@
 use queue::{UnixMillis, UnixSecs};
 
 const DAYS: [&str; 7] = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
-const MONTHS: [&str; 12] = [
-    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-];
+const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 /// A moment as calendar fields, UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,15 +31,10 @@ pub fn civil(secs: u64) -> Civil {
     let shifted = days + 719_468;
     let era = shifted / 146_097;
     let day_of_era = shifted % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let march_month = (5 * day_of_year + 2) / 153;
-    let month = if march_month < 10 {
-        march_month + 3
-    } else {
-        march_month - 9
-    };
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
     Civil {
         year: year_of_era + era * 400 + u64::from(month <= 2),
         month,
@@ -101,13 +94,7 @@ pub fn rfc5322(now: UnixMillis) -> String {
 pub fn rfc3339(now: UnixMillis) -> String {
     let c = civil(now.0 / 1000);
     let (hour, minute, second) = c.time;
-    format!(
-        "{:04}-{:02}-{:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z",
-        c.year,
-        c.month,
-        c.day,
-        now.0 % 1000
-    )
+    format!("{:04}-{:02}-{:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", c.year, c.month, c.day, now.0 % 1000)
 }
 
 /// Appends a decimal number with at least `width` digits.
@@ -145,9 +132,7 @@ fn parse_iso(text: &str) -> Option<i64> {
     if parts.next().is_some() {
         return None;
     }
-    let zone_at = rest
-        .find(['Z', 'z', '+', '-', ' '])
-        .unwrap_or(rest.len());
+    let zone_at = rest.find(['Z', 'z', '+', '-', ' ']).unwrap_or(rest.len());
     let (clock, zone) = rest.split_at(zone_at);
     let clock = clock.split_once('.').map_or(clock, |(whole, _)| whole);
     Some(seconds(year, month, day, parse_clock(clock)?)? - parse_zone(zone.trim())?)
@@ -166,11 +151,7 @@ fn parse_5322(text: &str) -> Option<i64> {
 }
 
 fn parse_clock(text: &str) -> Option<(i64, i64, i64)> {
-    let mut parts = text.split(':').map(|p| {
-        (p.len() == 2)
-            .then(|| p.parse::<i64>().ok())
-            .flatten()
-    });
+    let mut parts = text.split(':').map(|p| (p.len() == 2).then(|| p.parse::<i64>().ok()).flatten());
     let hour = parts.next()??;
     let minute = parts.next()??;
     let second = match parts.next() {
@@ -225,7 +206,9 @@ mod tests {
         ] {
             assert_eq!(parse(text), want, "{text}");
         }
-        for text in ["", "tomorrow", "2026-13-01T00:00:00Z", "2026-11-20T25:00:00Z", "1 Foo 2026 00:00", "2026-11-20T2:1Z"] {
+        for text in
+            ["", "tomorrow", "2026-13-01T00:00:00Z", "2026-11-20T25:00:00Z", "1 Foo 2026 00:00", "2026-11-20T2:1Z"]
+        {
             assert_eq!(parse(text), None, "{text}");
         }
     }

@@ -4,8 +4,8 @@
 //! form is built here; its verifier checks us in the tests. Deterministic: the same message, key and time give the
 //! same bytes. Never `l=`, never SHA-1.
 
-use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use base64::Engine;
 use queue::UnixSecs;
 
 use super::canonical::push_relaxed_field;
@@ -205,7 +205,8 @@ mod tests {
         out
     }
 
-    const MESSAGE: &[u8] = b"Received: from x\r\n\tby y; z\r\nFrom: A <a@example.org>\r\nTo: one@b.test,\r\n\ttwo@b.test\r\n\
+    const MESSAGE: &[u8] =
+        b"Received: from x\r\n\tby y; z\r\nFrom: A <a@example.org>\r\nTo: one@b.test,\r\n\ttwo@b.test\r\n\
         Subject:  two   blanks \r\nDate: Fri, 20 Nov 2026 22:58:09 +0000\r\nMessage-ID: <1@example.org>\r\n\
         List-Unsubscribe: <https://u.test/1>\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n\r\n\
         Hello \t world \r\n\r\n.dot\r\n\r\n\r\n";

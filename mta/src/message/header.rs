@@ -62,20 +62,15 @@ impl Name {
             6 => &[(b"sender", Self::Sender)],
             7 => &[(b"subject", Self::Subject)],
             8 => &[(b"received", Self::Received), (b"reply-to", Self::ReplyTo)],
-            10 => &[
-                (b"message-id", Self::MessageId),
-                (b"references", Self::References),
-                (b"resent-bcc", Self::ResentBcc),
-            ],
+            10 => {
+                &[(b"message-id", Self::MessageId), (b"references", Self::References), (b"resent-bcc", Self::ResentBcc)]
+            }
             11 => &[(b"in-reply-to", Self::InReplyTo), (b"return-path", Self::ReturnPath)],
             12 => &[(b"mime-version", Self::MimeVersion), (b"content-type", Self::ContentType)],
             25 => &[(b"content-transfer-encoding", Self::TransferEncoding)],
             _ => &[],
         };
-        candidates
-            .iter()
-            .find(|(known, _)| known.eq_ignore_ascii_case(name))
-            .map_or(Self::Other, |(_, which)| *which)
+        candidates.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map_or(Self::Other, |(_, which)| *which)
     }
 }
 
@@ -184,10 +179,7 @@ impl Field {
     /// What follows the colon, folds inside it, without surrounding white space.
     #[must_use]
     pub fn value<'a>(&self, message: &'a [u8]) -> &'a [u8] {
-        message
-            .get(self.value_start as usize..self.end as usize)
-            .unwrap_or_default()
-            .trim_ascii()
+        message.get(self.value_start as usize..self.end as usize).unwrap_or_default().trim_ascii()
     }
 
     /// The value with folds undone (the CRLF taken out, RFC 5322 section 2.2.3); bytes that are no UTF-8 replaced.
@@ -223,9 +215,7 @@ impl Header {
     /// The first field with this name in any case, for names without an entry in [`Name`].
     #[must_use]
     pub fn named(&self, message: &[u8], name: &str) -> Option<&Field> {
-        self.fields
-            .iter()
-            .find(|field| field.name_bytes(message).eq_ignore_ascii_case(name.as_bytes()))
+        self.fields.iter().find(|field| field.name_bytes(message).eq_ignore_ascii_case(name.as_bytes()))
     }
 
     /// How many hops the message has made: one Received field each, RFC 5321 section 6.3.

@@ -69,9 +69,9 @@ const SINGLETONS: [(Name, &str, &str); 11] = [
 #[must_use]
 pub fn unreadable(error: ScanError) -> Refusal {
     Refusal::content(match error {
-        ScanError::NotAField(line) => format!(
-            "line {line} of the header is not a header field (RFC 5322 2.2); Gmail and Microsoft refuse this"
-        ),
+        ScanError::NotAField(line) => {
+            format!("line {line} of the header is not a header field (RFC 5322 2.2); Gmail and Microsoft refuse this")
+        }
         ScanError::TooMany => "too many header fields".to_owned(),
         ScanError::TooLong => "the header is too long; Gmail refuses this".to_owned(),
     })
@@ -91,9 +91,7 @@ pub fn check(message: &[u8], header: &Header, facts: &Facts, binary: bool, role:
         });
     }
     if facts.bare && !binary {
-        return Err(Refusal::content(
-            "a CR or LF stands alone; lines end with CRLF (RFC 5322 2.3)".to_owned(),
-        ));
+        return Err(Refusal::content("a CR or LF stands alone; lines end with CRLF (RFC 5322 2.3)".to_owned()));
     }
     if role == Role::Inbound {
         return Ok(());
@@ -127,12 +125,8 @@ fn authors(message: &[u8], header: &Header) -> Result<(), Refusal> {
     };
     match address::list(&from.text(message), 3).len() {
         1 => Ok(()),
-        0 => Err(Refusal::content(
-            "the From field has no address; Gmail, Yahoo and Microsoft refuse this".to_owned(),
-        )),
-        _ => Err(Refusal::content(
-            "the From field has several addresses; Gmail refuses this".to_owned(),
-        )),
+        0 => Err(Refusal::content("the From field has no address; Gmail, Yahoo and Microsoft refuse this".to_owned())),
+        _ => Err(Refusal::content("the From field has several addresses; Gmail refuses this".to_owned())),
     }
 }
 

@@ -8,9 +8,9 @@ use std::path::Path;
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
-use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair};
-use base64::Engine;
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair, RsaKeyPair, RSA_PKCS1_SHA256};
 use base64::engine::general_purpose::STANDARD;
+use base64::Engine;
 
 /// Smallest RSA modulus in bytes: RFC 8301 section 3.2 wants 2048 bits.
 const RSA_MIN: usize = 256;
@@ -259,6 +259,9 @@ mod tests {
         let ed = generate_ed25519().unwrap();
         assert!(DkimKey::from_pem("exämple.org", "s", &ed.pem).is_err());
         assert!(DkimKey::from_pem("a.org; x=1", "s", &ed.pem).is_err());
-        assert!(DkimKey::load("a.org", "s", Path::new("/nonexistent/k.pem")).unwrap_err().to_string().contains("k.pem"));
+        assert!(DkimKey::load("a.org", "s", Path::new("/nonexistent/k.pem"))
+            .unwrap_err()
+            .to_string()
+            .contains("k.pem"));
     }
 }

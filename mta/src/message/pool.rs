@@ -4,7 +4,7 @@
 //! that posts to the caller's mailbox. A job that panics ends alone; the thread goes on.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -56,8 +56,7 @@ impl Pool {
         let mut pool = Self { shared, threads: Vec::new() };
         for number in 0..threads.max(1) {
             let shared = Arc::clone(&pool.shared);
-            let thread =
-                std::thread::Builder::new().name(format!("render-{number}")).spawn(move || work(&shared))?;
+            let thread = std::thread::Builder::new().name(format!("render-{number}")).spawn(move || work(&shared))?;
             pool.threads.push(thread);
         }
         Ok(pool)

@@ -84,12 +84,7 @@ impl BodyForm {
 /// # Errors
 /// The outcome for every recipient of the attempt: Failed when the content can't be converted, Deferred when the
 /// machine can't sign now.
-pub fn render(
-    body: &Body,
-    envelope: &Envelope,
-    keys: &[Arc<DkimKey>],
-    form: BodyForm,
-) -> Result<Rendered, Outcome> {
+pub fn render(body: &Body, envelope: &Envelope, keys: &[Arc<DkimKey>], form: BodyForm) -> Result<Rendered, Outcome> {
     let (body, flags, stored_hash) = match form {
         BodyForm::AsStored => (body.clone(), envelope.flags, Some(envelope.body_hash.relaxed)),
         BodyForm::SevenBit => {
