@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use queue::ack::AckEntry;
 use queue::scheduled::retry::RetrySchedule;
 use queue::scheduled::{Backlog, Classes, ClockState, NewMessage, NewRecipient, QueueKey, RcptKey, Taken};
-use queue::{Body, Class, Envelope, MoveReason, QueueName, SpoolId, UnixSecs};
+use queue::{Body, Class, Envelope, MoveReason, QueueName, SpoolId, UnixMillis, UnixSecs};
 
 use super::effect::{Effect, ReportJob};
+use super::events::Fact;
 use super::item::{Item, ItemRecipient, PathKey, ShardId};
 use super::owner::Owner;
 use super::placement::Placement;
@@ -23,13 +24,14 @@ use super::router::{Found, Plan, Question, Router};
 use super::sources::Sources;
 use crate::dns::{Route, RouteError};
 use crate::message::render::BodyForm;
-use crate::record::Event;
 
 /// The times of one input: wall clock for due times, steady clock for everything else.
 #[derive(Debug, Clone, Copy)]
 pub struct Now {
     /// Wall clock.
     pub wall: UnixSecs,
+    /// The same in milliseconds, for people.
+    pub millis: UnixMillis,
     /// Steady clock.
     pub steady: Instant,
 }
@@ -324,7 +326,7 @@ impl Core {
     }
 
     /// Counts a note to the ledger.
-    pub(super) fn note(&mut self, event: Option<Box<Event>>, then: Option<AfterSync>) {
+    pub(super) fn note(&mut self, event: Option<Box<Fact>>, then: Option<AfterSync>) {
         self.notes += 1;
         if let Some(then) = then {
             self.after_sync.push_back((self.notes, then));

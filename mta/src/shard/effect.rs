@@ -7,11 +7,11 @@ use queue::ack::AckEntry;
 use queue::scheduled::RcptKey;
 use queue::{Envelope, HoldReason, MoveReason, SpoolId, UnixSecs};
 
+use super::events::Fact;
 use super::item::{Item, PathKey, Settlement, ShardId};
 use super::router::Question;
 use crate::bounce::consequence::Action;
 use crate::message::render::BodyForm;
-use crate::record::Event;
 
 /// Why an item comes back without an attempt.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +31,8 @@ pub struct ReportJob {
     pub place: (u32, u32),
     /// Its envelope, when at hand.
     pub envelope: Option<Arc<Envelope>>,
+    /// Time of the verdict.
+    pub when: queue::UnixMillis,
     /// The recipients it is about.
     pub recipients: Vec<ReportRecipient>,
 }
@@ -73,8 +75,8 @@ pub enum Effect {
     Wake(PathKey),
     /// Append to the ack log.
     Ack(AckEntry),
-    /// Give an event to the ledger; they are counted, see `Core::synced`.
-    Note(Option<Box<Event>>),
+    /// Give a fact to the ledger; they are counted, see `Core::synced`.
+    Note(Option<Box<Fact>>),
     /// Give an item back to its home without an attempt.
     Return(ShardId, Box<Item>, Returned),
     /// Load the envelope of a message whose recipients end without an attempt; comes back through `Core::loaded`.

@@ -9,10 +9,10 @@ use queue::{Body, Class, Envelope, SpoolId, UnixSecs};
 use smallvec::SmallVec;
 
 use super::decide::Decision;
+use super::events::Fact;
 use super::router::Plan;
 use crate::dns::SiteName;
 use crate::message::render::BodyForm;
-use crate::record::Event;
 
 /// Number of a shard.
 pub type ShardId = u16;
@@ -98,7 +98,7 @@ pub struct Settled {
     /// Name of the peer that answered, for reports.
     pub remote: String,
     /// The event, not yet logged.
-    pub event: Option<Box<Event>>,
+    pub event: Option<Box<Fact>>,
     /// True when it went to a peer without DSN: RFC 3461 section 5.2.2, we report "relayed".
     pub relayed: bool,
 }

@@ -13,17 +13,21 @@ use queue::SpoolId;
 
 use super::mail::ShardMail;
 use crate::net::Sender;
-use crate::record::{Event, EventLog};
+use crate::record::EventLog;
+
+use super::events::Fact;
 
 /// Between two rounds; with the disk's own latency it keeps the promise of 250 ms.
 const ROUND: Duration = Duration::from_millis(100);
 /// Notes a shard may have waiting. At the bound it stops handing out work.
 pub const NOTES_MAX: usize = 65_536;
+/// Bytes of events that may wait to be written; far less than the event log's own buffer.
+const PENDING_MAX: usize = 8 * 1024 * 1024;
 /// Ack log compaction is considered this often.
 const COMPACT_EVERY: Duration = Duration::from_secs(10);
 
-/// A note: an event, or nothing but a place in the order.
-pub type Note = Option<Box<Event>>;
+/// A note: a fact to be logged, or nothing but a place in the order.
+pub type Note = Option<Box<Fact>>;
 
 /// One shard's end.
 #[derive(Clone)]
@@ -62,6 +66,7 @@ struct Rounds {
     may_hold: Box<dyn Fn(SpoolId) -> bool + Send>,
     state: Arc<LedgerState>,
     compacted: Instant,
+    nodeid: String,
 }
 
 impl Ledger {
@@ -77,6 +82,7 @@ impl Ledger {
         events: EventLog,
         shards: Vec<(NoteQueue, Sender<ShardMail>)>,
         may_hold: Box<dyn Fn(SpoolId) -> bool + Send>,
+        nodeid: &str,
     ) -> std::io::Result<Self> {
         let state = Arc::new(LedgerState::default());
         let count = shards.len();
@@ -89,6 +95,7 @@ impl Ledger {
             may_hold,
             state: Arc::clone(&state),
             compacted: Instant::now(),
+            nodeid: nodeid.to_owned(),
         };
         let thread = std::thread::Builder::new().name("ledger".into()).spawn(move || rounds.run())?;
         Ok(Self { state, thread: Some(thread) })
@@ -122,10 +129,16 @@ impl Rounds {
         for (shard, (notes, _)) in self.shards.iter().enumerate() {
             // Bounded, so that one busy shard does not keep the round from ending.
             for _ in 0..NOTES_MAX {
+                // While the event log can't be written, notes wait in the shards' queues: none is lost.
+                if self.events.pending() > PENDING_MAX {
+                    break;
+                }
                 let Some(note) = notes.0.pop() else { break };
                 self.taken[shard] += 1;
-                if let Some(event) = note {
-                    self.events.append(&event);
+                if let Some(fact) = note {
+                    if self.events.append(&fact.event(&self.nodeid)).is_err() {
+                        tracing::error!("an event was lost: the event log's buffer is full");
+                    }
                 }
             }
         }

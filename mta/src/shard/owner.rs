@@ -185,17 +185,12 @@ impl Owner {
         }
     }
 
-    /// The entries that must be in the ack log before the last byte of `item` leaves.
-    pub fn intents<'a>(&self, item: &'a Item, now: Now) -> impl Iterator<Item = AckEntry> + 'a {
-        item.recipients.iter().map(move |r| AckEntry::intent(item.id, r.index, r.attempts.saturating_add(1), now.wall))
-    }
-
     /// A transaction ended: one outcome per recipient of the item, in its order.
     pub fn finished(
         &mut self,
         item: Box<Item>,
         outcomes: Vec<Outcome>,
-        peer: &events::PeerInfo,
+        peer: &Arc<events::PeerInfo>,
         dsn: bool,
         now: Now,
         effects: &mut VecDeque<Effect>,
@@ -243,7 +238,7 @@ impl Owner {
         self.finished(
             item,
             outcomes,
-            &events::PeerInfo { name: peer.to_owned(), ..events::PeerInfo::default() },
+            &Arc::new(events::PeerInfo { name: peer.to_owned(), ..events::PeerInfo::default() }),
             true,
             now,
             effects,
@@ -310,6 +305,11 @@ impl Owner {
     pub fn shard(&self) -> ShardId {
         self.shard
     }
+}
+
+/// The entries that must be in the ack log before the last byte of `item` leaves.
+pub fn intents(item: &Item, now: Now) -> impl Iterator<Item = AckEntry> + '_ {
+    item.recipients.iter().map(move |r| AckEntry::intent(item.id, r.index, r.attempts.saturating_add(1), now.wall))
 }
 
 /// A deferral that is our own fault.

@@ -29,7 +29,7 @@ impl Core {
             report.extend(self.settle_one(id, envelope.as_deref(), settled, action));
         }
         if !report.is_empty() {
-            self.report(ReportJob { id, place, envelope, recipients: report });
+            self.report(ReportJob { id, place, envelope, when: now.millis, recipients: report });
         }
     }
 
