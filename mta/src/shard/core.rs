@@ -17,12 +17,13 @@ use queue::{Body, Class, Envelope, MoveReason, QueueName, SpoolId, UnixMillis, U
 use super::effect::{Effect, ReportJob};
 use super::events::Fact;
 use super::item::{Item, ItemRecipient, PathKey, ShardId};
-use super::owner::Owner;
+use super::owner::{Owner, RenderResult};
 use super::placement::Placement;
 use super::policy::Policy;
 use super::router::{Found, Plan, Question, Router};
 use super::sources::Sources;
 use crate::dns::{Route, RouteError};
+use crate::egress::SourceTable;
 use crate::message::render::BodyForm;
 
 /// The times of one input: wall clock for due times, steady clock for everything else.
@@ -89,6 +90,7 @@ pub struct Core {
     taken: Vec<Taken>,
     /// Delivery is switched off: everything stays queued.
     pub(super) paused: bool,
+    stopped: bool,
 }
 
 impl Core {
@@ -106,7 +108,7 @@ impl Core {
             random: seed | 1,
             placement,
             router: Router::new(Arc::clone(&policy.routes)),
-            sources: Sources::new(&policy),
+            sources: Sources::new(&policy.pools),
             fresh: HashMap::new(),
             fresh_bytes: 0,
             outstanding: HashMap::new(),
@@ -116,6 +118,7 @@ impl Core {
             owners: HashMap::new(),
             taken: Vec::new(),
             paused: !policy.enabled,
+            stopped: false,
             policy,
         }
     }
@@ -190,9 +193,47 @@ impl Core {
         }
     }
 
-    /// The state of a source changed.
-    pub fn source_changed(&mut self, index: u16, usable: bool, ehlo: &str) {
-        self.sources.set(index, usable, ehlo);
+    /// Which sources may send, as of now.
+    pub fn set_sources(&mut self, table: &Arc<SourceTable>) {
+        if !Arc::ptr_eq(self.sources.table(), table) {
+            self.sources.set_table(Arc::clone(table));
+        }
+    }
+
+    /// True while the ack log or the event log can't be written, or the shard is congested: nothing new leaves.
+    pub fn set_stopped(&mut self, stopped: bool) {
+        self.stopped = stopped;
+    }
+
+    /// The settings changed. Paths that exist keep their limits until they are idle.
+    pub fn set_policy(&mut self, policy: Arc<Policy>) {
+        self.sources = Sources::new(&policy.pools);
+        self.router = Router::new(Arc::clone(&policy.routes));
+        self.owner.set_policy(Arc::clone(&policy));
+        self.paused = !policy.enabled;
+        self.policy = policy;
+    }
+
+    /// The pool is done with an item of one of our paths.
+    pub fn rendered(&mut self, path: &PathKey, id: SpoolId, form: BodyForm, result: RenderResult, now: Now) {
+        self.owner.rendered(path, id, form, result, now, &mut self.effects);
+    }
+
+    /// Gives everything that waits for a connection back to where it came from: the process stops.
+    pub fn drain(&mut self) {
+        self.paused = true;
+        self.owner.drain(&mut self.effects);
+    }
+
+    /// The backlog, for a look.
+    #[must_use]
+    pub fn backlog(&self) -> &Backlog {
+        &self.backlog
+    }
+
+    /// The paths of this shard.
+    pub fn owner(&mut self) -> (&mut Owner, &mut VecDeque<Effect>) {
+        (&mut self.owner, &mut self.effects)
     }
 
     /// Moves time on: due recipients go towards their paths as far as there is room. True when there is more to do at
@@ -201,7 +242,7 @@ impl Core {
         self.policy.set_clock_trusted(clock.may_expire());
         let more = self.backlog.advance(now.wall, clock, ADVANCE_BUDGET).more;
         self.expire(now);
-        if !self.paused {
+        if !self.paused && !self.stopped {
             let mut turns = 0;
             while let Some((queue, class)) = self.backlog.next_active(Classes::ALL) {
                 self.turn(queue, class, now);
@@ -258,7 +299,7 @@ impl Core {
         let window = self.policy.window(class);
         let outstanding = &self.outstanding;
         let has_room = |source: u16| outstanding.get(&(plan.path(source), class)).is_none_or(|count| *count < window);
-        let Some(source) = self.sources.choose(first.pool, &plan.route, plan.lab(), has_room) else { return false };
+        let Some(source) = self.sources.choose(first.pool, &plan.route, has_room) else { return false };
         let path = plan.path(source);
         *self.outstanding.entry((path.clone(), class)).or_default() += group.len();
         let item = Box::new(self.item(group, path, plan, rule));
@@ -309,7 +350,7 @@ impl Core {
 
     /// No source has room: wait for room on any of them, or for any source at all.
     fn wait_for_room(&mut self, queue: QueueKey, class: Class, plan: &Arc<Plan>, pool: u16, now: Now) {
-        let usable = self.sources.usable(pool, &plan.route, plan.lab());
+        let usable = self.sources.usable(pool, &plan.route);
         if usable.is_empty() {
             self.backlog.stall(queue, None, now.wall.plus(NO_SOURCE_WAIT));
             return;

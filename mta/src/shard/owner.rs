@@ -82,6 +82,11 @@ impl Owner {
         Self { shard, policy, paths: HashMap::new(), rendering: HashMap::new(), random: u64::from(shard) + 1 }
     }
 
+    /// The settings changed.
+    pub fn set_policy(&mut self, policy: Arc<Policy>) {
+        self.policy = policy;
+    }
+
     /// The path of this name, when it is known.
     #[must_use]
     pub fn path(&self, key: &PathKey) -> Option<&Path> {
@@ -171,6 +176,9 @@ impl Owner {
         }
         loop {
             let Some(path) = self.paths.get_mut(key) else { return NextStep::Close };
+            if path.too_many(now) {
+                return NextStep::Close;
+            }
             if !path.may_send(now) {
                 return NextStep::Wait;
             }
@@ -255,9 +263,8 @@ impl Owner {
         effects: &mut VecDeque<Effect>,
     ) {
         let Some(path) = self.paths.get_mut(key) else { return };
-        path.connections = path.connections.saturating_sub(1);
-        path.connect_failed(now);
-        if path.connections > 0 {
+        path.closed();
+        if path.connections() > 0 {
             return;
         }
         let items = path.drain();
@@ -269,7 +276,7 @@ impl Owner {
     /// A connection ended. `unexplained`: it was closed by the peer in the middle of something, without a reply.
     pub fn closed(&mut self, key: &PathKey, unexplained: bool) {
         if let Some(path) = self.paths.get_mut(key) {
-            path.connections = path.connections.saturating_sub(1);
+            path.closed();
             if unexplained {
                 path.answered = 0;
             }

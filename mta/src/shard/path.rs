@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use queue::ready::{Ordering, ReadyQueue};
 use queue::{Outcome, OutcomeKind, SpoolId};
@@ -11,6 +12,7 @@ use super::effect::Effect;
 use super::item::{Item, PathKey};
 use super::owner::split;
 use super::router::Plan;
+use crate::shaping::{Admit, PathShaper, Rule};
 
 /// Transactions a site must have answered on reused connections before the last byte of a message is sent without
 /// waiting for the RCPT replies: this bounds how many outcomes can be Unknown.
@@ -22,10 +24,9 @@ pub struct Path {
     pub key: PathKey,
     /// How the site is reached.
     pub plan: Arc<Plan>,
-    /// Connections open or being opened.
-    pub connections: u32,
     /// Those that wait for work.
     pub idle: u32,
+    connecting: u32,
     /// Transactions answered on reused connections since the last unexplained close.
     pub answered: u32,
     queue: ReadyQueue<Box<Item>>,
@@ -34,25 +35,27 @@ pub struct Path {
     /// Arrived in this step: recipients of one message join here, across domains.
     staged: Vec<Box<Item>>,
     staged_by_id: HashMap<SpoolId, usize>,
-    limiter: super::limits::PathLimiter,
+    shaper: PathShaper,
+    held: Option<(Instant, Rule)>,
 }
 
 impl Path {
     /// A path with nothing on it.
     #[must_use]
     pub fn new(key: PathKey, plan: Arc<Plan>, ready_max: usize) -> Self {
-        let limiter = super::limits::PathLimiter::new(&plan);
+        let shaper = PathShaper::new(plan.limits());
         Self {
             key,
             plan,
-            connections: 0,
+            shaper,
             idle: 0,
+            connecting: 0,
             answered: 0,
             queue: ReadyQueue::new(ready_max),
             rest: None,
             staged: Vec::new(),
             staged_by_id: HashMap::new(),
-            limiter,
+            held: None,
         }
     }
 
@@ -105,18 +108,55 @@ impl Path {
         if self.idle > 0 {
             effects.push_back(Effect::Wake(self.key.clone()));
         }
-        let wanted = u32::try_from(waiting).unwrap_or(u32::MAX).saturating_sub(self.idle);
-        let mut opened = 0;
-        while opened < wanted && self.limiter.may_connect(self.connections, now) {
-            self.connections += 1;
-            opened += 1;
-            effects.push_back(Effect::Connect(self.key.clone()));
+        let wanted = u32::try_from(waiting).unwrap_or(u32::MAX).saturating_sub(self.idle + self.connecting);
+        for _ in 0..wanted {
+            match self.shaper.admit_connection(&mut [], now.steady) {
+                Admit::Go => {
+                    self.connecting += 1;
+                    effects.push_back(Effect::Connect(self.key.clone()));
+                }
+                Admit::Wait { until, rule } => {
+                    self.held = Some((until, rule));
+                    break;
+                }
+            }
         }
     }
 
-    /// True when the limits let a message leave now.
+    /// A connection stands (or failed to): it counts as being made no longer.
+    pub fn connected(&mut self) {
+        self.connecting = self.connecting.saturating_sub(1);
+    }
+
+    /// A connection is gone.
+    pub fn closed(&mut self) {
+        self.shaper.closed();
+    }
+
+    /// Connections open or being opened.
+    #[must_use]
+    pub fn connections(&self) -> u32 {
+        self.shaper.open()
+    }
+
+    /// True when more connections are open than the site's mood allows.
+    #[must_use]
+    pub fn too_many(&self, now: Now) -> bool {
+        self.shaper.open() > self.shaper.most_open(now.steady)
+    }
+
+    /// True when the limits let a message leave now; then it counts as gone.
     pub fn may_send(&mut self, now: Now) -> bool {
-        self.waiting() > 0 && self.limiter.may_send(now)
+        if self.waiting() == 0 {
+            return false;
+        }
+        match self.shaper.admit_message(&mut [], now.steady) {
+            Admit::Go => true,
+            Admit::Wait { until, rule } => {
+                self.held = Some((until, rule));
+                false
+            }
+        }
     }
 
     /// The next item, cut to what one transaction may hold.
@@ -137,13 +177,17 @@ impl Path {
             self.answered = 0;
         }
         for outcome in outcomes {
-            self.limiter.observe(outcome, now);
+            let change = match outcome.kind {
+                OutcomeKind::Delivered => self.shaper.observe_delivery(now.steady),
+                _ if outcome.code > 0 => {
+                    self.shaper.observe_reply(outcome.code, outcome.enhanced, &outcome.text, now.steady)
+                }
+                _ => None,
+            };
+            if let Some(change) = change {
+                tracing::info!(site = %self.key.site.as_str(), ?change, "the pace of a path changed");
+            }
         }
-    }
-
-    /// A connection could not be made.
-    pub fn connect_failed(&mut self, now: Now) {
-        self.limiter.connect_failed(now);
     }
 
     /// Takes out everything that waits.
@@ -158,12 +202,18 @@ impl Path {
     /// Messages a connection may carry.
     #[must_use]
     pub fn messages_per_connection(&self) -> u32 {
-        self.limiter.messages_per_connection()
+        self.shaper.limits().messages_per_connection
     }
 
-    /// When the limits may let something leave that they hold now.
+    /// How long an idle connection is kept.
     #[must_use]
-    pub fn held_until(&self) -> Option<std::time::Instant> {
-        self.limiter.held_until()
+    pub fn idle_time(&self) -> Duration {
+        self.shaper.limits().idle
+    }
+
+    /// Which rule held something last, and until when.
+    #[must_use]
+    pub fn held(&self) -> Option<(Instant, Rule)> {
+        self.held
     }
 }

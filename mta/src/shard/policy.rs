@@ -8,8 +8,9 @@ use queue::scheduled::retry::{RetryOverride, RetrySchedule};
 use queue::{Class, Envelope, QueueName, UnixSecs};
 
 use crate::config::raw;
-use crate::config::resolved::Config;
+use crate::config::resolved::{self, Config};
 use crate::dns::routes::Routes;
+use crate::egress::pool::Member;
 
 /// Settings of queues and delivery.
 #[derive(Debug)]
@@ -28,8 +29,8 @@ pub struct Policy {
     pub delay_report_s: u32,
     /// Static routes.
     pub routes: Arc<Routes>,
-    /// Names of the pools, by number.
-    pub pools: Vec<String>,
+    /// The pools by number: name and members.
+    pub pools: Vec<(String, Vec<Member>)>,
     /// Domains whose mail we read ourselves: reports to them become events.
     pub return_domains: Vec<String>,
     queues: Vec<raw::Queue>,
@@ -56,7 +57,7 @@ impl Policy {
             fresh_bytes: config.hot_bytes / shards.max(1) as u64,
             delay_report_s: d.delay_report_s,
             routes: Arc::new(Routes::new(config.routes.clone())),
-            pools: config.pools.iter().map(|p| p.name.clone()).collect(),
+            pools: config.pools.iter().map(|p| (p.name.clone(), members(p, config))).collect(),
             return_domains: config.domains.iter().filter(|d| d.return_path).map(|d| d.name.clone()).collect(),
             queues: config.queues.clone(),
             clock_trusted: AtomicBool::new(false),
@@ -66,7 +67,7 @@ impl Policy {
     /// Number of a pool; the one called `default`, or the first, when the name is empty or unknown.
     #[must_use]
     pub fn pool_number(&self, name: &str) -> u16 {
-        let find = |wanted: &str| self.pools.iter().position(|p| p == wanted);
+        let find = |wanted: &str| self.pools.iter().position(|(name, _)| name == wanted);
         let at = if name.is_empty() { find("default") } else { find(name).or_else(|| find("default")) };
         u16::try_from(at.unwrap_or(0)).unwrap_or(0)
     }
@@ -116,4 +117,12 @@ impl Policy {
     pub fn set_clock_trusted(&self, trusted: bool) {
         self.clock_trusted.store(trusted, Ordering::Relaxed);
     }
+}
+
+fn members(pool: &resolved::Pool, config: &Config) -> Vec<Member> {
+    let member = |index: usize| {
+        let source = config.sources.get(index)?;
+        Some(Member { source: index, address: source.address, weight: source.weight })
+    };
+    pool.sources.iter().filter_map(|index| member(*index)).collect()
 }

@@ -10,6 +10,7 @@ use queue::QueueName;
 use crate::config::resolved::{self, RouteTls};
 use crate::dns::routes::Routes;
 use crate::dns::{Route, RouteError};
+use crate::shaping::Limits;
 
 use super::item::PathKey;
 
@@ -33,6 +34,13 @@ impl Plan {
     #[must_use]
     pub fn lab(&self) -> bool {
         self.fixed.as_ref().is_some_and(|r| r.lab)
+    }
+
+    /// The limits of paths over this plan.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        let base = if self.lab() { Limits::lab() } else { Limits::for_provider(self.route.provider) };
+        base.with_connections(self.fixed.as_ref().map_or(0, |r| r.connections))
     }
 
     /// What TLS is asked of the site.
