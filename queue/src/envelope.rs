@@ -140,9 +140,7 @@ impl EnvRecipient {
     /// The domain of the address, or all of it when there is no at sign.
     #[must_use]
     pub fn domain(&self) -> &str {
-        self.address
-            .rsplit_once('@')
-            .map_or(self.address.as_str(), |(_, domain)| domain)
+        self.address.rsplit_once('@').map_or(self.address.as_str(), |(_, domain)| domain)
     }
 }
 
@@ -281,8 +279,7 @@ impl From<&Envelope> for EnvelopeV1 {
         ] {
             flag_bits |= if set { bit } else { 0 };
         }
-        let (report_of_id, report_of_attempt) =
-            envelope.report_of.map_or((0, 0), |(id, attempt)| (id.0, attempt));
+        let (report_of_id, report_of_attempt) = envelope.report_of.map_or((0, 0), |(id, attempt)| (id.0, attempt));
         Self {
             received_ms: envelope.received.0,
             kind: envelope.kind as u8,
@@ -372,20 +369,13 @@ impl From<&ArchivedEnvelopeV1> for Envelope {
                 longest_line: v1.longest_line.to_native(),
                 header_len: v1.header_len.to_native(),
             },
-            body_hash: BodyHash {
-                relaxed: v1.hash_relaxed,
-                simple: v1.hash_simple,
-            },
+            body_hash: BodyHash { relaxed: v1.hash_relaxed, simple: v1.hash_simple },
             size: v1.size.to_native(),
             peer: v1.peer.as_str().to_owned(),
             protocol: v1.protocol.as_str().to_owned(),
             session: v1.session.to_native(),
-            report_of: has(bits::REPORT).then(|| {
-                (
-                    crate::SpoolId(v1.report_of_id.to_native()),
-                    v1.report_of_attempt.to_native(),
-                )
-            }),
+            report_of: has(bits::REPORT)
+                .then(|| (crate::SpoolId(v1.report_of_id.to_native()), v1.report_of_attempt.to_native())),
         }
     }
 }

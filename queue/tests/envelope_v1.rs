@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use queue::envelope::{EnvelopeError, ENVELOPE_V1};
 use queue::{
-    BodyFlags, BodyHash, Class, DsnRet, EnvRecipient, Envelope, MessageKind, Notify, SpoolId,
-    UnixMillis, UnixSecs,
+    BodyFlags, BodyHash, Class, DsnRet, EnvRecipient, Envelope, MessageKind, Notify, SpoolId, UnixMillis, UnixSecs,
 };
 
 /// The envelope that `fixtures/envelope-v1.bin` holds.
@@ -34,11 +33,7 @@ fn sample() -> Envelope {
                 orcpt: "rfc822;first+40one.test".into(),
                 notify: Notify(Notify::FAILURE | Notify::DELAY),
             },
-            EnvRecipient {
-                address: "zweite.ä@two.test".into(),
-                orcpt: String::new(),
-                notify: Notify(Notify::NEVER),
-            },
+            EnvRecipient { address: "zweite.ä@two.test".into(), orcpt: String::new(), notify: Notify(Notify::NEVER) },
         ],
         flags: BodyFlags {
             dot_line: true,
@@ -48,10 +43,7 @@ fn sample() -> Envelope {
             longest_line: 998,
             header_len: 512,
         },
-        body_hash: BodyHash {
-            relaxed: [7; 32],
-            simple: [9; 32],
-        },
+        body_hash: BodyHash { relaxed: [7; 32], simple: [9; 32] },
         size: 4096,
         peer: "192.0.2.7".into(),
         protocol: "ESMTPSA".into(),
