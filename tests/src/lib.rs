@@ -2,8 +2,10 @@
 //!
 //! | module | what it answers |
 //! | --- | --- |
+//! | [`dns`] | what does the DNS say, and how does it misbehave |
 //! | [`tidy`] | does the tree keep its habits |
 //! | [`nbd`] | what is on a disk after the power was cut |
 
+pub mod dns;
 pub mod nbd;
 pub mod tidy;
