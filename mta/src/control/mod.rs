@@ -1,1 +1,3 @@
 //! Starting, watching and stopping the whole: the only layer that sees every other.
+
+pub mod init;

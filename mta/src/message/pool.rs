@@ -92,6 +92,12 @@ impl Pool {
         self.shared.lock().waiting.len()
     }
 
+    /// True when the next job would be refused.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.waiting() >= self.shared.capacity
+    }
+
     /// Jobs that panicked since start: each is a defect of ours.
     #[must_use]
     pub fn panics(&self) -> u64 {
