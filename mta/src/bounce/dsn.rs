@@ -367,10 +367,15 @@ fn returned(report: &Report<'_>) -> Part {
 }
 
 fn header_only(original: &[u8]) -> Part {
-    let end = header::scan(original).map_or(0, |h| h.fields_len);
-    let fields = original.get(..end).unwrap_or_default();
+    let header = header::scan(original).unwrap_or_default();
+    // A field that could not stand in a report as it is stays out of it.
+    let sound = |field: &&header::Field| {
+        let facts = facts::scan(field.bytes(original));
+        !facts.bare && !facts.nul && facts.longest_line <= hygiene::LINE_MAX
+    };
+    let fields: Vec<u8> = header.fields.iter().filter(sound).flat_map(|f| f.bytes(original)).copied().collect();
     let mut part = Part {
-        bytes: fields.to_vec(),
+        bytes: fields.clone(),
         kind: "text/rfc822-headers",
         title: "Message header",
         encoding: "7bit",
@@ -379,12 +384,12 @@ fn header_only(original: &[u8]) -> Part {
     if fields.is_ascii() {
         return part;
     }
-    if std::str::from_utf8(fields).is_ok() {
+    if std::str::from_utf8(&fields).is_ok() {
         // RFC 6533 section 4.2.
         part.kind = "message/global-headers";
         part.encoding = "quoted-printable";
         part.bytes.clear();
-        convert::push_quoted_printable(&mut part.bytes, fields);
+        convert::push_quoted_printable(&mut part.bytes, &fields);
     } else {
         part.bytes.iter_mut().filter(|b| !b.is_ascii()).for_each(|b| *b = b'?');
     }
