@@ -14,7 +14,7 @@ mod mailbox;
 mod stream;
 mod sys;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::cell::Cell;
 use std::future::Future;
@@ -70,8 +70,8 @@ fn refusal(error: &io::Error) -> String {
         }
         (Some(libc::EPERM), "2") => "sysctl kernel.io_uring_disabled is 2; set it to 0",
         (Some(libc::EPERM | libc::EACCES), _) => {
-            "a seccomp profile forbids io_uring (containers do by default); allow io_uring_setup, io_uring_enter and \
-             io_uring_register in it"
+            "a seccomp profile forbids io_uring (containers do by default); allow its three calls, io_uring_setup, \
+             io_uring_enter and io_uring_register, in it"
         }
         (Some(libc::ENOSYS), _) => "the kernel has no io_uring (or a sandbox hides it); Linux 6.1 or newer is needed",
         (Some(libc::ENOMEM), _) => "not enough locked memory; raise LimitMEMLOCK (ulimit -l)",
@@ -81,7 +81,8 @@ fn refusal(error: &io::Error) -> String {
 }
 
 /// Runs `main` as a shard on this thread, and blocks until it ends. The thread is pinned to `cpu` first, so that the
-/// ring and all that is touched first lies on that core's memory node. Tasks still running when `main` ends are dropped.
+/// ring and all that is touched first lies on that core's memory node. Tasks that still run when `main` ends are
+/// dropped.
 ///
 /// Errors: the core does not exist or is not ours (operator), or no ring could be built (see [`probe`]).
 pub fn run<F: Future>(driver: Driver, cpu: Option<usize>, main: F) -> io::Result<F::Output> {

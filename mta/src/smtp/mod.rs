@@ -11,6 +11,7 @@ pub mod dot;
 pub mod extension;
 pub mod facts;
 pub mod limits;
+pub mod reply;
 pub mod sasl;
 pub mod server;
 pub mod timestamp;
