@@ -222,7 +222,7 @@ impl Feed for PathFeed {
                 owner.finished(item, outcomes, &peer, dsn, now, effects);
             }
             if let Some(untried) = untried {
-                owner.put_back_front(untried, now, effects);
+                owner.put_back_front(untried, effects);
             }
         });
         self.shard.wake_pump();

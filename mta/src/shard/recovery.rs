@@ -94,12 +94,12 @@ impl Core {
             return;
         };
         if message.states.iter().any(|s| matches!(s, RcptState::Decided { .. })) {
-            self.repeat_consequences(&message, key, now);
+            self.repeat_consequences(&message, key);
         }
     }
 
     /// Verdicts whose consequences may be missing: events, reports and "done" are repeated; their ids are the same.
-    fn repeat_consequences(&mut self, message: &RecoveredMessage, key: queue::scheduled::MsgKey, now: Now) {
+    fn repeat_consequences(&mut self, message: &RecoveredMessage, key: queue::scheduled::MsgKey) {
         let decided: Vec<_> = message
             .states
             .iter()
@@ -138,7 +138,6 @@ impl Core {
             envelope: None,
             recipients,
         };
-        let _ = now;
         self.effects.push_back(Effect::Load(Box::new(settlement)));
     }
 
@@ -178,10 +177,10 @@ fn recipient<'a>(
             due: due.or(not_before).unwrap_or(now.wall),
             ..base
         },
-        RcptState::Unknown { attempts, unknowns, since } => NewRecipient {
+        RcptState::Unknown { attempts, unknowns, since, due } => NewRecipient {
             attempts: *attempts,
             unknowns: *unknowns,
-            due: UnixSecs(since.0.saturating_add(UNKNOWN_WAIT_S)),
+            due: due.unwrap_or(UnixSecs(since.0.saturating_add(UNKNOWN_WAIT_S))),
             ..base
         },
         // Taken out again at once, to repeat its consequences.

@@ -321,6 +321,21 @@ impl Backlog {
         count
     }
 
+    /// Hands out, from any state, those recipients of a message that `wanted` names by their number in the envelope. Looks
+    /// at every recipient: for the few whose consequences a start must repeat, not for the mail path.
+    pub fn take_recipients(&mut self, msg: MsgKey, wanted: impl Fn(u16) -> bool, out: &mut Vec<Taken>) -> usize {
+        let keys = self.recipients_of(msg);
+        let mut count = 0;
+        for key in keys {
+            if self.rcpts.live(key.0).is_some_and(|entry| wanted(entry.rcpt)) {
+                self.detach(key.0);
+                out.extend(self.taken(key.0));
+                count += 1;
+            }
+        }
+        count
+    }
+
     /// The spool moved the message.
     pub fn set_place(&mut self, msg: MsgKey, place: (u32, u32)) -> bool {
         self.messages.get_mut(msg.0).map(|message| message.place = place).is_some()
