@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | [`tidy`] | does the tree keep its habits |
 //! | [`nbd`] | what is on a disk after the power was cut |
+//! | [`vm`] | how a guest is booted and read |
 
 pub mod nbd;
 pub mod tidy;
+pub mod vm;

@@ -1,5 +1,6 @@
 //! Results: written as JSON by every run, read back and drawn by `ringbench report`.
 
+use crate::run::result::Outcome;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::fs::File;
@@ -18,4 +19,46 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
 /// Opens a ledger for appending.
 pub fn append_to(path: &Path) -> Result<File> {
     File::options().append(true).create(true).open(path).with_context(|| format!("opening {}", path.display()))
+}
+
+/// A Markdown table: a line per load, then a line per figure.
+pub fn markdown(outcomes: &[Outcome]) -> String {
+    let mut text = String::from(
+        "| server | load | messages | CPU us | kernel workers us | accepted/s | end to end/s | anon MiB | flushes | foreign cores |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+    );
+    for outcome in outcomes {
+        for load in &outcome.loads {
+            text.push_str(&format!(
+                "| {} | {} | {} | {:.1} | {:.1} | {:.0} | {:.0} | {:.1} | {:.3} | {:.2} |\n",
+                outcome.server,
+                load.name,
+                load.messages,
+                load.cpu_us,
+                load.workers_us,
+                load.accept_rate,
+                load.relay_rate,
+                load.anon as f64 / 1_048_576.0,
+                load.flushes,
+                load.noise_cores
+            ));
+        }
+    }
+    text.push_str("\n| row | server | figure | value | bar | |\n| --- | --- | --- | --- | --- | --- |\n");
+    for outcome in outcomes {
+        for figure in &outcome.figures {
+            text.push_str(&format!(
+                "| {} | {} | {} | {:.1} {} | {} {:.1} | {} |\n",
+                figure.row,
+                outcome.server,
+                figure.what,
+                figure.value,
+                figure.unit,
+                if figure.at_least { ">=" } else { "<=" },
+                figure.bar,
+                if figure.passed() { "met" } else { "not met" }
+            ));
+        }
+    }
+    text
 }
