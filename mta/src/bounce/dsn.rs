@@ -10,8 +10,8 @@ use queue::{
 };
 
 use super::consequence::Action;
-use super::xtext;
 use crate::message::{canonical, convert, date, facts, header, hygiene};
+use crate::smtp::xtext;
 
 /// Largest original returned whole; of larger ones the header alone.
 pub const FULL_MAX: usize = 1024 * 1024;
@@ -245,7 +245,7 @@ fn status_fields(report: &Report<'_>) -> String {
     let time = |secs: UnixSecs| date::rfc5322(UnixMillis(u64::from(secs.0) * 1000));
     let mut text = format!("Reporting-MTA: dns; {}\r\n", report.host);
     if !report.envelope.envid.is_empty() {
-        let envid = xtext::decode(&report.envelope.envid).unwrap_or_else(|| report.envelope.envid.clone());
+        let envid = plain(&report.envelope.envid);
         text.push_str(&format!("Original-Envelope-Id: {}\r\n", clean(&envid, false)));
     }
     text.push_str(&format!("Arrival-Date: {}\r\n", date::rfc5322(report.envelope.received)));
@@ -289,9 +289,15 @@ fn address(report: &Report<'_>, one: &Reported<'_>) -> String {
 fn original_recipient(report: &Report<'_>, one: &Reported<'_>) -> Option<(String, String)> {
     let orcpt = &report.envelope.recipients.get(one.recipient)?.orcpt;
     let (kind, value) = orcpt.split_once(';')?;
-    let plain = xtext::decode(value).unwrap_or_else(|| value.to_owned());
+    let plain = plain(value);
     let kind: String = kind.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
     (!kind.is_empty()).then(|| (kind, clean(&plain, true)))
+}
+
+/// The text behind xtext (RFC 3461 section 4); as it stands when it is none.
+fn plain(value: &str) -> String {
+    let bytes = xtext::decode(value.as_bytes()).and_then(|bytes| String::from_utf8(bytes).ok());
+    bytes.unwrap_or_else(|| value.to_owned())
 }
 
 /// The RFC 3463 status; its class follows the action where the peer gave none.

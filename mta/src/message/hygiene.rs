@@ -98,9 +98,11 @@ pub fn check(message: &[u8], header: &Header, facts: &Facts, binary: bool, role:
         return Ok(());
     }
     if facts.longest_line > LINE_MAX && !binary {
+        // Only a refusal needs the number, so only now is it looked for.
+        let found = if facts.longest_at == 0 { facts::scan(message) } else { *facts };
         return Err(Refusal::content(format!(
             "line {} has {} octets, {LINE_MAX} are allowed (RFC 5322 2.1.1); Gmail and Microsoft refuse this",
-            facts.longest_at, facts.longest_line
+            found.longest_at, found.longest_line
         )));
     }
     singletons(header)?;
@@ -171,6 +173,15 @@ mod tests {
         assert_eq!(refused(&fits, Role::Submission), "");
         let long = format!("From: a@b.test\r\n\r\nok\r\n{}\r\n", "x".repeat(999));
         assert!(refused(&long, Role::Submission).starts_with("550 5.6.0 line 4 has 999 octets"));
+        let flags = queue::BodyFlags { longest_line: 999, ..queue::BodyFlags::default() };
+        let told = check(
+            long.as_bytes(),
+            &header::scan(long.as_bytes()).unwrap(),
+            &Facts::of_flags(&flags, false),
+            false,
+            Role::Relay,
+        );
+        assert!(told.unwrap_err().text.starts_with("line 4 has 999 octets"));
     }
 
     #[test]
