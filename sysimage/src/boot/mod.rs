@@ -1,7 +1,7 @@
 //! The first process of the appliance: mounts, loopback, programs kept running, power off.
 //!
-//! The same program runs twice. In the initramfs it loads drivers and, when the command line names a `root=`, moves into
-//! it; there (or at once, without a root) it mounts the rest, reads [`conf`] and keeps programs running
+//! The same program runs twice. In the initramfs it loads drivers and, when the command line names a `root=`, moves
+//! into it; there (or at once, without a root) it mounts the rest, reads [`conf`] and keeps programs running
 //! ([`supervise`], [`backoff`]). It never parses a byte from the network and never returns.
 
 pub mod backoff;
