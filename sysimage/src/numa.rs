@@ -1,7 +1,7 @@
 //! Where memory lies: nodes, their processors, and the node behind every page of a buffer.
 //!
-//! Memory lands on the node of the thread that touches it first, so a thread is pinned, then it touches. What this module
-//! tells is asked of the kernel page by page; it never changes a policy and never moves a page.
+//! Memory lands on the node of the thread that touches it first, so a thread is pinned, then it touches. What this
+//! module tells is asked of the kernel page by page; it never changes a policy and never moves a page.
 
 use crate::sys;
 use nix::sched::{sched_setaffinity, CpuSet};
@@ -92,7 +92,8 @@ pub fn touch_elsewhere(cpu: usize, other: usize, size: usize) -> io::Result<Plac
     on_thread(other, move || touch(reserved))
 }
 
-/// Write to every page from this thread. Fresh pages, because an allocator may hand out one that another thread touched.
+/// Write to every page from this thread. Fresh pages, because an allocator may hand out one that another thread
+/// touched.
 fn touch(mut pages: sys::Pages) -> io::Result<Placement> {
     let bytes = pages.bytes();
     bytes.fill(1);

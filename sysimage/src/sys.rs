@@ -58,8 +58,8 @@ impl Pages {
 
     /// The bytes; zero until written.
     pub fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: `start` and `length` are those of a live readable and writable mapping, anonymous pages are initialised
-        // to zero by the kernel, and the exclusive borrow of self keeps every other access away.
+        // SAFETY: `start` and `length` are those of a live readable and writable mapping, anonymous pages are
+        // initialised to zero by the kernel, and the exclusive borrow of self keeps every other access away.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
     }
 }

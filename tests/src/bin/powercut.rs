@@ -16,7 +16,7 @@ use rand::{Rng, SeedableRng};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use sysimage::boot::READY;
+use sysimage::boot::FAILED;
 
 /// Cut the power of a guest and see what is left.
 #[derive(Parser)]
@@ -115,11 +115,10 @@ fn run(cli: &Cli, kit: &Kit) -> Result<Totals> {
             read_for(&mut guest, &mut witness, until_cut + Duration::from_millis(800));
             Verdict::Open
         } else {
-            guest.wait_for(READY, BOOT)?;
             judge(&mut guest, &mut witness, number)?
         };
         totals.judge(verdict, &mut witness);
-        if last {
+        if last || guest.log().iter().any(|l| l.starts_with(FAILED)) {
             break;
         }
         let before = witness.acked();
@@ -158,7 +157,7 @@ impl Totals {
     }
 }
 
-/// Read until the boot has said what it found.
+/// Read until the boot has said what it found. A machine that can't even mount its disk has lost everything.
 fn judge(guest: &mut Guest, witness: &mut Witness, number: u32) -> Result<Verdict> {
     let end = Instant::now() + BOOT;
     while witness.verdict() == Verdict::Open {
@@ -166,6 +165,10 @@ fn judge(guest: &mut Guest, witness: &mut Witness, number: u32) -> Result<Verdic
             let log = guest.log().join("\n");
             anyhow::bail!("boot {number} never said what it found:\n{log}");
         };
+        if line.starts_with(FAILED) {
+            println!("boot {number}: {line}");
+            return Ok(Verdict::Lost { missing: witness.acked(), bad: 1 });
+        }
         witness.line(&line);
     }
     Ok(witness.verdict())

@@ -1,6 +1,6 @@
 //! What guests are made of: an unpacked kernel, static programs and a folder to work in.
 //!
-//! Two environment variables say where they are; `make -f sysimage/guest.mk` prepares both and sets them. Without them
+//! Two environment variables say where they are; `make -f sysimage/kernel.mk` prepares both and sets them. Without them
 //! the tests that boot say so and do nothing, since plain `cargo test` must not need an emulator.
 
 use anyhow::{Context, Result};
@@ -29,7 +29,7 @@ impl Kit {
         match (path(KERNEL), path(STATIC)) {
             (Some(kernel), Some(programs)) => Some(Kit { kernel, programs }),
             _ => {
-                println!("skipped: {KERNEL} and {STATIC} are not set; run make -f sysimage/guest.mk guest-tests");
+                println!("skipped: {KERNEL} and {STATIC} are not set; run make -f sysimage/kernel.mk guest-tests");
                 None
             }
         }

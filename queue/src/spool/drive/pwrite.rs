@@ -31,7 +31,7 @@ pub(in crate::spool) fn run(mut feeder: Feeder) {
         }
         feeder.shared.waker.set_sleeping(true);
         // Whatever came in before the flag was up would not have rung.
-        if feeder.shared.queue.is_empty() {
+        if !feeder.could_take() {
             std::thread::park_timeout(Duration::from_millis(feeder.idle_ms()));
         }
         feeder.shared.waker.set_sleeping(false);

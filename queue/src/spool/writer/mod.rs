@@ -282,6 +282,18 @@ impl<T> Writer<T> {
         self.active.is_some() && !self.closing
     }
 
+    /// Its free buffers: before the first write all of them, in the order of their index.
+    #[must_use]
+    pub fn buffers(&self) -> &[Buffer] {
+        &self.free
+    }
+
+    /// True while another batch could be submitted.
+    #[must_use]
+    pub fn can_submit(&self) -> bool {
+        self.batch_ops < BATCHES_IN_FLIGHT
+    }
+
     /// A recycled segment needs no cut-off any more.
     pub fn forget_cut_off(&mut self, number: u32) {
         self.cut_offs.retain(|cut| cut.number != number);
