@@ -8,6 +8,7 @@ mod message;
 mod process;
 mod report;
 mod run;
+mod show;
 mod sink;
 mod stream;
 
@@ -30,6 +31,10 @@ enum Command {
     Run(Box<run::Options>),
     /// Run the same scenario against several servers
     Compare(Box<run::Compare>),
+    /// Draw results as a page and a table
+    Report(report::Options),
+    /// List the rows of the specification, or prove one
+    Show(show::Options),
     /// Join control groups, pin, become the given command
     #[command(hide = true)]
     Launch(run::launch::Options),
@@ -50,6 +55,8 @@ fn main() -> std::process::ExitCode {
         Command::Sink(options) => sink::command(&options),
         Command::Run(options) => run::command(&options),
         Command::Compare(options) => run::compare(&options),
+        Command::Report(options) => report::command(&options),
+        Command::Show(options) => show::command(&options),
         Command::Launch(options) => run::launch::command(&options),
         Command::RawLoad(raw) => run::raw::load(&raw),
         Command::RawMove(raw) => run::raw::moves(&raw),

@@ -2,7 +2,7 @@
 //! it, and the restart.
 
 use super::bed::Bed;
-use super::result::{measure, Figure, Load, Outcome};
+use super::result::{measure, Figure, Load, Outcome, UNMEASURED};
 use super::Options;
 use anyhow::Result;
 use std::time::{Duration, Instant};
@@ -63,7 +63,7 @@ pub fn names(options: &Options) -> Result<Outcome> {
         grown.push(load.anon_growth as f64 / load.messages.max(1) as f64);
         result.loads.push(load);
     }
-    let each = grown.get(1).copied().unwrap_or(f64::NAN) - grown.first().copied().unwrap_or(f64::NAN);
+    let each = grown.get(1).copied().unwrap_or(UNMEASURED) - grown.first().copied().unwrap_or(UNMEASURED);
     let what = format!("anonymous memory a queue name adds ({count} names)");
     result.figures.push(Figure::at_most("engine.f", &what, each, "bytes", 150.0, None));
     Ok(result)
@@ -116,5 +116,5 @@ fn wait_scheduled(bed: &Bed, queued: u64, began: Instant) -> Option<f64> {
         }
         std::thread::sleep(Duration::from_millis(100));
     }
-    Some(f64::INFINITY)
+    Some(UNMEASURED)
 }

@@ -4,7 +4,7 @@
 //! the injector read the 250, and when the sink read the MAIL command of the transaction that carried the message.
 
 use super::bed::{wait_for, Bed};
-use super::result::{Figure, Outcome};
+use super::result::{Figure, Outcome, UNMEASURED};
 use super::Options;
 use anyhow::{Context, Result};
 use std::collections::HashMap;
@@ -29,7 +29,7 @@ pub fn latency(options: &Options) -> Result<Outcome> {
             at(&samples, 0.999) as f64 / 1000.0,
             at(&samples, 1.0) as f64 / 1000.0
         );
-        worst = worst.max(if samples.is_empty() { f64::INFINITY } else { p99 });
+        worst = worst.max(if samples.is_empty() { UNMEASURED } else { p99 });
         fewest = fewest.min(samples.len() as u64);
     }
     let what = format!("p99 accept to first byte out, worst of {} runs", options.repeat);

@@ -6,7 +6,7 @@ mod bed;
 mod key;
 mod latency;
 pub mod launch;
-mod machine;
+pub mod machine;
 mod meter;
 pub mod raw;
 mod relay;

@@ -1,7 +1,7 @@
 //! Scenarios in which mail goes through: relay, accept only, DKIM, large messages, many recipients.
 
 use super::bed::Bed;
-use super::result::{measure, median, Figure, Load, Outcome, Sent};
+use super::result::{measure, median, Figure, Load, Outcome, Sent, UNMEASURED};
 use super::{key, raw, strace, Options};
 use anyhow::{Context, Result};
 use std::time::Duration;
@@ -83,7 +83,7 @@ pub fn relay(options: &Options) -> Result<Outcome> {
         result = outcome(&bed);
         let mut loads = repeat_source(&bed, options, "smtp-source", true)?;
         system_calls(&bed, options, &mut loads, false, true)?;
-        let figure = median(&loads).map_or(f64::NAN, Load::all_cpu_us);
+        let figure = median(&loads).map_or(UNMEASURED, Load::all_cpu_us);
         let what = "CPU per relayed message, smtp-source, with kernel workers";
         result.figures.push(Figure::at_most("engine.a.1", what, figure, "us", 80.0, Some(45.0)));
         result.loads.append(&mut loads);
@@ -94,7 +94,7 @@ pub fn relay(options: &Options) -> Result<Outcome> {
         result = Outcome { figures, loads: earlier, ..outcome(&bed) };
         let mut loads = repeat_fast(&bed, options, "PIPELINING+CHUNKING", "4096", true)?;
         system_calls(&bed, options, &mut loads, true, true)?;
-        let figure = median(&loads).map_or(f64::NAN, Load::all_cpu_us);
+        let figure = median(&loads).map_or(UNMEASURED, Load::all_cpu_us);
         let what = "CPU per relayed message, PIPELINING and CHUNKING, with kernel workers";
         result.figures.push(Figure::at_most("engine.a.2", what, figure, "us", 60.0, Some(30.0)));
         result.loads.append(&mut loads);
@@ -110,7 +110,7 @@ pub fn accept_only(options: &Options) -> Result<Outcome> {
     if wanted(options, 1) {
         let mut loads = repeat_source(&bed, options, "smtp-source, held", false)?;
         system_calls(&bed, options, &mut loads, false, false)?;
-        let figure = median(&loads).map_or(f64::NAN, Load::all_cpu_us);
+        let figure = median(&loads).map_or(UNMEASURED, Load::all_cpu_us);
         let what = "CPU per accepted message, smtp-source, with kernel workers";
         result.figures.push(Figure::at_most("engine.b.1", what, figure, "us", 45.0, Some(25.0)));
         result.loads.append(&mut loads);
@@ -118,7 +118,7 @@ pub fn accept_only(options: &Options) -> Result<Outcome> {
     if wanted(options, 2) {
         let mut loads = repeat_fast(&bed, options, "PIPELINING+CHUNKING, held", "4096", false)?;
         system_calls(&bed, options, &mut loads, true, false)?;
-        let figure = median(&loads).map_or(f64::NAN, Load::all_cpu_us);
+        let figure = median(&loads).map_or(UNMEASURED, Load::all_cpu_us);
         let what = "CPU per accepted message, PIPELINING and CHUNKING, with kernel workers";
         result.figures.push(Figure::at_most("engine.b.2", what, figure, "us", 25.0, Some(12.0)));
         result.loads.append(&mut loads);
@@ -146,7 +146,7 @@ pub fn dkim(options: &Options) -> Result<Outcome> {
     let library = key::signing_time_us(&bed.dir, &options.mta_cores, &message)?;
     println!("library signing time of this message on cores {}: {library:.1} us", options.mta_cores);
     let signed = repeat_fast(&bed, options, "signed", "4096", true)?;
-    let cpu = |loads: &[Load]| median(loads).map_or(f64::NAN, Load::all_cpu_us);
+    let cpu = |loads: &[Load]| median(loads).map_or(UNMEASURED, Load::all_cpu_us);
     let added = cpu(&signed) - cpu(&plain);
     let what =
         format!("CPU a signature adds ({:.1} us signed); bar is 1.1 x the library's {library:.1} us", cpu(&signed));
@@ -178,7 +178,7 @@ pub fn large(options: &Options) -> Result<Outcome> {
     let bed = Bed::new(&options, "relay", &FAST_SINK)?;
     let mut result = outcome(&bed);
     let loads = repeat_fast(&bed, &options, "100 KB", &SIZE.to_string(), true)?;
-    let figure = median(&loads).map_or(f64::NAN, Load::all_cpu_us);
+    let figure = median(&loads).map_or(UNMEASURED, Load::all_cpu_us);
     let what = format!("CPU per 100 KB message; bar is 2 x the {:.1} us of moving the bytes", base.cpu_us);
     result.figures.push(Figure::at_most("engine.d", &what, figure, "us", 2.0 * base.cpu_us, None));
     result.loads = loads;

@@ -9,6 +9,9 @@ use nix::sys::time::TimeValLike;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
+/// Stands in a figure for what could not be measured: meets no bar, and unlike NaN survives JSON.
+pub const UNMEASURED: f64 = 1e12;
+
 /// One run of one scenario.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Outcome {
@@ -111,6 +114,9 @@ impl Figure {
         let sign = if self.at_least { ">=" } else { "<=" };
         let aim = self.aim.map_or(String::new(), |aim| format!(" aim {aim}"));
         let verdict = if self.passed() { "met" } else { "NOT MET" };
+        if self.value == UNMEASURED {
+            return format!("{} {}: not measured (bar {sign} {:.1}) NOT MET", self.row, self.what, self.bar);
+        }
         format!(
             "{} {}: {:.1} {} (bar {sign} {:.1}{aim}) {verdict}",
             self.row, self.what, self.value, self.unit, self.bar
