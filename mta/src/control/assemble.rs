@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use anyhow::{Context, Result};
 use queue::spool::Spool;
 
@@ -14,7 +15,7 @@ use crate::dns::mx::Ourselves;
 use crate::dns::{AddressPolicy, ResolverConfig};
 use crate::egress::EgressSource;
 use crate::message::key::{self, DkimKey};
-use crate::shard::gate::{IngressPlan, ListenerPlan};
+use crate::shard::acceptance::{IngressPlan, ListenerPlan};
 use crate::smtp::sasl::Verifier;
 use crate::smtp::server::policy::{
     Credential, DomainRule, InboundKind, InboundRule, ListenerRole, LocalRule, ServerPolicy, SteerScope, TrustedNetwork,
@@ -118,7 +119,7 @@ fn write_secret(path: &Path, text: &str) -> Result<()> {
 }
 
 /// What the listeners let in.
-pub fn ingress(config: &Config, server_tls: tls::Server, spool: &Arc<Spool>) -> Result<IngressPlan> {
+pub fn ingress(config: &Config, server_tls: tls::Server, spool: &Arc<Spool>, shards: usize) -> Result<IngressPlan> {
     let streams: HashMap<&str, &resolved::Stream> = config.streams.iter().map(|s| (s.name.as_str(), s)).collect();
     let credentials: Vec<Arc<Credential>> =
         config.credentials.iter().map(|c| credential(c, &streams).map(Arc::new)).collect::<Result<_>>()?;
@@ -137,13 +138,14 @@ pub fn ingress(config: &Config, server_tls: tls::Server, spool: &Arc<Spool>) -> 
     let listeners = config
         .listeners
         .iter()
-        .map(|l| ListenerPlan {
+        .map(|l| {
+            Ok(ListenerPlan {
             address: l.address,
             max_sessions: l.max_sessions,
             max_sessions_per_address: l.max_sessions_per_address,
-            policy: Arc::new(server_policy(config, l, &credentials, &trusted, process_key)),
-        })
-        .collect();
+            policy: ArcSwap::from_pointee(server_policy(config, l, &credentials, &trusted, process_key)),
+        })})
+        .collect::<Result<_>>()?;
     Ok(IngressPlan {
         listeners,
         tls: server_tls,
@@ -151,6 +153,7 @@ pub fn ingress(config: &Config, server_tls: tls::Server, spool: &Arc<Spool>) -> 
         signs: !config.dkim.is_empty(),
         streams: config.streams.iter().map(|s| (s.name.clone(), (s.class, s.ttl))).collect(),
         spool: Arc::clone(spool),
+        shards,
     })
 }
 

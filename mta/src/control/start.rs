@@ -116,7 +116,7 @@ pub fn start(config: &Config) -> Result<Running> {
     let notes = Ledger::queues(count);
     let ledger = start_ledger(config, log, &notes, &mailboxes, &spool)?;
     let placement = Arc::new(Placement::new(count));
-    let ingress = Arc::new(assemble::ingress(config, server_tls, &spool)?);
+    let ingress = Arc::new(assemble::ingress(config, server_tls, &spool, count)?);
     let live = Arc::new(work::Live::default());
     let mut shards = Vec::new();
     let mut listening = Vec::new();

@@ -369,6 +369,11 @@ impl Core {
         self.owner.arrived(item, &mut self.effects);
     }
 
+    /// A fact that nothing waits for.
+    pub fn report_fact(&mut self, fact: Box<Fact>) {
+        self.note(Some(fact), None);
+    }
+
     /// Counts a note to the ledger.
     pub(super) fn note(&mut self, event: Option<Box<Fact>>, then: Option<AfterSync>) {
         self.notes += 1;

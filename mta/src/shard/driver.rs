@@ -413,6 +413,12 @@ impl Shard {
         self.connections.get()
     }
 
+    /// True while the ledger can't be written: nothing is accepted and nothing leaves.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.links.ledger.stopped.load(Ordering::Acquire)
+    }
+
     /// True once a drain began.
     #[must_use]
     pub fn is_draining(&self) -> bool {

@@ -1,5 +1,6 @@
 //! One shard: a pinned thread with its runtime, queues and connections.
 
+pub mod acceptance;
 pub mod core;
 pub mod decide;
 pub mod driver;
@@ -19,3 +20,4 @@ pub mod recovery;
 pub mod router;
 pub mod settle;
 pub mod sources;
+pub mod work;

@@ -11,7 +11,7 @@ use queue::ack::AckPort;
 
 use super::core::{Core, Now};
 use super::driver::{wall, Links, Shard};
-use super::gate::Door;
+use super::acceptance::{Acceptance, IngressPlan};
 use super::mail::ShardMail;
 use super::placement::Placement;
 use super::policy::Policy;
@@ -66,7 +66,7 @@ pub struct ShardPlan {
     /// Its mailbox.
     pub mailbox: Receiver<ShardMail>,
     /// What its listeners let in.
-    pub ingress: Arc<super::gate::IngressPlan>,
+    pub ingress: Arc<IngressPlan>,
     /// Shared state.
     pub live: Arc<Live>,
 }
@@ -116,7 +116,7 @@ async fn work(plan: ShardPlan, ready: mpsc::Sender<Result<Vec<String>, String>>)
     net::spawn_local(Rc::clone(&shard).run_pump());
     net::spawn_local(Rc::clone(&shard).run_commits(waiter));
     net::spawn_local(Rc::clone(&shard).run_mailbox(mailbox));
-    let door = Door::new(&shard, ingress, Arc::clone(&live));
+    let door = Acceptance::new(&shard, ingress, Arc::clone(&live));
     match door.open() {
         Ok(lines) => {
             // The starter waits for this.
