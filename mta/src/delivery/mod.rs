@@ -1,10 +1,14 @@
 //! Delivery: one task per outbound connection, fed by the shard.
 //!
-//! `connection::run` walks the hosts of a site until one takes mail, then asks its [`Feed`] for one transaction after
+//! [`connection::run`] walks the hosts of a site until one takes mail, then asks its [`Feed`] for one transaction after
 //! the other until there is no more work or the site has had enough. What to send, how many connections, when to try
 //! again: all of that is the shard's. Nothing here decides about a queue.
 
 pub mod connection;
+mod link;
+mod open;
+#[cfg(test)]
+mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
