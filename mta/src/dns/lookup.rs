@@ -12,12 +12,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::stream::{Map, StreamExt};
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::xfer::DnsExchange;
-use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::net::{DnsError, DnsHandle, NetError};
 use hickory_resolver::proto::dnssec::{Proof, TrustAnchors};
-use hickory_resolver::proto::op::{Query, ResponseCode};
+use hickory_resolver::proto::op::{DnsRequest, DnsResponse, Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::recursor::{DnssecConfig, DnssecPolicy, Recursor, RecursorError, RecursorOptions};
 use hickory_resolver::{ConnectionProvider, PoolContext};
@@ -26,6 +27,8 @@ use super::name;
 
 /// Longest one question may take, all servers and retries together.
 pub const QUESTION: Duration = Duration::from_secs(25);
+/// How often a question is put before its failure is believed.
+pub const TRIES: usize = 3;
 /// Longest CNAME chain that is followed.
 pub const CHAIN_MAX: usize = 8;
 
@@ -166,8 +169,36 @@ struct Ports {
     lab_port: Option<u16>,
 }
 
+/// A connection whose useless answers look like a dead server, so that the next server of the zone is asked.
+///
+/// hickory ends a look-up at the first REFUSED or SERVFAIL. A zone with one lame server out of four would then fail
+/// whenever that one is asked first.
+#[derive(Clone)]
+struct Conn(DnsExchange<TokioRuntimeProvider>);
+
+type Reply = Result<DnsResponse, NetError>;
+
+impl DnsHandle for Conn {
+    type Response = Map<<DnsExchange<TokioRuntimeProvider> as DnsHandle>::Response, fn(Reply) -> Reply>;
+    type Runtime = TokioRuntimeProvider;
+
+    fn send(&self, request: DnsRequest) -> Self::Response {
+        self.0.send(request).map(pass_over_useless)
+    }
+}
+
+fn pass_over_useless(reply: Reply) -> Reply {
+    let response = reply?;
+    match response.response_code {
+        code @ (ResponseCode::Refused | ResponseCode::ServFail | ResponseCode::NotImp) => {
+            Err(NetError::Io(Arc::new(std::io::Error::other(format!("the name server answered: {code}")))))
+        }
+        _ => Ok(response),
+    }
+}
+
 impl ConnectionProvider for Ports {
-    type Conn = DnsExchange<TokioRuntimeProvider>;
+    type Conn = Conn;
     type FutureConn = Pin<Box<dyn Future<Output = Result<Self::Conn, NetError>> + Send + 'static>>;
     type RuntimeProvider = TokioRuntimeProvider;
 
@@ -179,7 +210,8 @@ impl ConnectionProvider for Ports {
     ) -> Result<Self::FutureConn, NetError> {
         let mut config = config.clone();
         config.port = self.lab_port.unwrap_or(config.port);
-        self.inner.new_connection(ip, &config, cx)
+        let connection = self.inner.new_connection(ip, &config, cx)?;
+        Ok(Box::pin(async move { Ok(Conn(connection.await?)) }))
     }
 
     fn runtime_provider(&self) -> &Self::RuntimeProvider {
@@ -267,7 +299,7 @@ impl Dns {
 
     async fn ask_name(&self, name: Name, kind: RecordType) -> Result<Found<RData>, Failure> {
         self.seen.questions.fetch_add(1, Ordering::Relaxed);
-        let answer = match tokio::time::timeout(QUESTION, self.validated(&name, kind)).await {
+        let answer = match tokio::time::timeout(QUESTION, self.persistent(&name, kind)).await {
             Ok(answer) => answer,
             Err(_) => Err(Failure::Timeout),
         };
@@ -278,6 +310,19 @@ impl Dns {
             Err(_) => &self.seen.failures,
         };
         counter.fetch_add(1, Ordering::Relaxed);
+        answer
+    }
+
+    /// Asks again after a failure. One dead server of a zone can use up the time hickory gives a question; it is
+    /// ranked down for that, so that the next try begins with another one.
+    async fn persistent(&self, name: &Name, kind: RecordType) -> Result<Found<RData>, Failure> {
+        let mut answer = self.validated(name, kind).await;
+        for _ in 1..TRIES {
+            if !matches!(answer, Err(Failure::Timeout | Failure::Server(_))) {
+                break;
+            }
+            answer = self.validated(name, kind).await;
+        }
         answer
     }
 
