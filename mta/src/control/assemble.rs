@@ -4,20 +4,20 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use anyhow::{Context, Result};
+use arc_swap::ArcSwap;
 use queue::spool::Spool;
 
 use crate::config::resolved::{self, Role};
-use crate::config::Config;
+use crate::config::{Config, Network};
 use crate::dns::lookup::{Asked, LookupConfig};
 use crate::dns::mx::Ourselves;
 use crate::dns::{AddressPolicy, ResolverConfig};
 use crate::egress::EgressSource;
-use crate::message::key::{self, DkimKey};
+use crate::message::key::{self, DkimKey, Keyring};
 use crate::shard::acceptance::{IngressPlan, ListenerPlan};
 use crate::smtp::sasl::Verifier;
-use crate::smtp::server::policy::{
+use crate::smtp::server::{
     Credential, DomainRule, InboundKind, InboundRule, ListenerRole, LocalRule, ServerPolicy, SteerScope, TrustedNetwork,
 };
 use crate::tls;
@@ -42,8 +42,8 @@ pub fn resolver(config: &Config) -> ResolverConfig {
 }
 
 /// Networks a lab may contact although they are special-purpose.
-fn lab_networks() -> Vec<resolved::Cidr> {
-    ["127.0.0.0/8", "10.0.0.0/8", "::1/128", "fd00::/8"].iter().filter_map(|n| resolved::cidr(n)).collect()
+fn lab_networks() -> Vec<Network> {
+    ["127.0.0.0/8", "10.0.0.0/8", "::1/128", "fd00::/8"].iter().filter_map(|n| n.parse().ok()).collect()
 }
 
 /// The egress sources.
@@ -71,7 +71,8 @@ pub fn server_tls(config: &Config) -> Result<tls::Server> {
         tracing::warn!(certificate = %certificate.display(), "made a self-signed certificate; clients that verify refuse it");
     }
     let read = |setting: &str, path: &Path| {
-        std::fs::read(path).with_context(|| format!("{setting}: {}: give it to the user that runs ringpost", path.display()))
+        std::fs::read(path)
+            .with_context(|| format!("{setting}: {}: give it to the user that runs ringpost", path.display()))
     };
     let chain = read("tls.certificate", certificate)?;
     let secret = read("tls.key", key)?;
@@ -79,7 +80,7 @@ pub fn server_tls(config: &Config) -> Result<tls::Server> {
 }
 
 /// The signing keys; one that is missing is made, in a lab.
-pub fn dkim_keys(config: &Config) -> Result<Vec<Arc<DkimKey>>> {
+pub fn dkim_keys(config: &Config) -> Result<Keyring> {
     let mut keys = Vec::new();
     for (i, setting) in config.dkim.iter().enumerate() {
         let path = Path::new(&setting.key);
@@ -90,9 +91,9 @@ pub fn dkim_keys(config: &Config) -> Result<Vec<Arc<DkimKey>>> {
             write_file(&path.with_extension("dns.txt"), record.as_bytes())?;
         }
         let key = DkimKey::load(&setting.domain, &setting.selector, path).with_context(|| format!("dkim[{i}].key"))?;
-        keys.push(Arc::new(key));
+        keys.push(key);
     }
-    Ok(keys)
+    Ok(Keyring::new(keys))
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -128,10 +129,10 @@ pub fn ingress(config: &Config, server_tls: tls::Server, spool: &Arc<Spool>, sha
         .iter()
         .zip(&credentials)
         .flat_map(|(setting, credential)| {
-            setting.trusted_networks.iter().map(|network| TrustedNetwork {
-                network: *network,
-                credential: Arc::clone(credential),
-            })
+            setting
+                .trusted_networks
+                .iter()
+                .map(|network| TrustedNetwork { network: *network, credential: Arc::clone(credential) })
         })
         .collect();
     let process_key = rand::random();
@@ -140,11 +141,12 @@ pub fn ingress(config: &Config, server_tls: tls::Server, spool: &Arc<Spool>, sha
         .iter()
         .map(|l| {
             Ok(ListenerPlan {
-            address: l.address,
-            max_sessions: l.max_sessions,
-            max_sessions_per_address: l.max_sessions_per_address,
-            policy: ArcSwap::from_pointee(server_policy(config, l, &credentials, &trusted, process_key)),
-        })})
+                address: l.address,
+                max_sessions: l.max_sessions,
+                max_sessions_per_address: l.max_sessions_per_address,
+                policy: ArcSwap::from_pointee(server_policy(config, l, &credentials, &trusted, process_key)),
+            })
+        })
         .collect::<Result<_>>()?;
     Ok(IngressPlan {
         listeners,

@@ -1,13 +1,13 @@
 //! Assembles the process: spool, ledger, pool, shards, listeners; and takes it apart again in the right order.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
-use queue::ack::{AckLog, AckOptions, Replay};
+use queue::ack::{AckLog, AckOptions, AckPort, DirStore, Replay};
 use queue::spool::{self, Recovery, Spool, WriterChoice};
 
 use super::assemble;
@@ -72,8 +72,11 @@ fn choose_driver(choice: DriverChoice) -> Result<(Driver, Option<String>)> {
 /// The cores shards are pinned to; empty when pinning makes no sense (one shard, no wish).
 fn choose_cores(config: &Config) -> (usize, Vec<usize>) {
     let allowed = work::allowed_cores();
-    let cores: Vec<usize> =
-        if config.cores.is_empty() { allowed } else { config.cores.iter().copied().filter(|c| allowed.contains(c)).collect() };
+    let cores: Vec<usize> = if config.cores.is_empty() {
+        allowed
+    } else {
+        config.cores.iter().copied().filter(|c| allowed.contains(c)).collect()
+    };
     let shards = if config.shards == 0 { cores.len().max(1) } else { config.shards };
     (shards, cores)
 }
@@ -95,11 +98,12 @@ pub fn start(config: &Config) -> Result<Running> {
     let (spool, recovery) = open_spool(config)?;
     let status = spool.status();
     remarks.extend(status.reasons.iter().map(|r| format!("spool writer: {r}")));
-    let (log, replay, ports) = open_ack_log(config, &spool, count)?;
+    let (log, replay, ports) = open_ack_log(config, &spool, recovery.is_new(), count)?;
     let server_tls = assemble::server_tls(config)?;
     let memory_path = PathBuf::from(&config.tls.memory);
-    let memory = tls::Memory::load(&memory_path)
-        .with_context(|| format!("tls.memory: {}: remove the file to start with an empty memory", memory_path.display()))?;
+    let memory = tls::Memory::load(&memory_path).with_context(|| {
+        format!("tls.memory: {}: remove the file to start with an empty memory", memory_path.display())
+    })?;
     let memory = Arc::new(Mutex::new(memory));
     let policy = Arc::new(Policy::new(config, count));
     let clients = Arc::new(Clients::new(&config.routes).map_err(anyhow::Error::msg)?);
@@ -110,7 +114,8 @@ pub fn start(config: &Config) -> Result<Running> {
         memory: Arc::clone(&memory),
         lab: config.lab,
     };
-    let render = Arc::new(RenderContext::new(Arc::clone(&spool), assemble::dkim_keys(config)?, config.hostname.clone()));
+    let render =
+        Arc::new(RenderContext::new(Arc::clone(&spool), assemble::dkim_keys(config)?, config.hostname.clone()));
     let pool = Arc::new(Pool::for_cores(cores.len().max(1)).context("starting the render pool")?);
     let (mailboxes, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| net::mailbox(MAILBOX)).unzip();
     let notes = Ledger::queues(count);
@@ -181,24 +186,33 @@ fn open_spool(config: &Config) -> Result<(Arc<Spool>, Recovery)> {
     Ok(Spool::open(settings, wall())?)
 }
 
-fn open_ack_log(config: &Config, spool: &Spool, shards: usize) -> Result<(AckLog, Replay, Vec<queue::ack::AckPort>)> {
+type OpenedLog = (AckLog<DirStore>, Replay, Vec<AckPort>);
+
+fn open_ack_log(config: &Config, spool: &Spool, is_new: bool, shards: usize) -> Result<OpenedLog> {
     let dir = PathBuf::from(&config.spool.dir).join("ack");
-    let options = AckOptions::new(dir, PathBuf::from(&config.spool.shm_dir), spool.identity(), spool.has_history());
-    let (mut log, replay) = AckLog::open(options)?;
-    let ports = (0..shards).map(|shard| log.port(shard)).collect::<Result<Vec<_>, _>>()?;
+    let store = DirStore::open(&dir)
+        .with_context(|| format!("{}: give the spool directory to the user that runs ringpost", dir.display()))?;
+    let shm = Path::new(&config.spool.shm_dir);
+    let (mut log, replay) = AckLog::open(store, shm, spool.identity(), is_new, AckOptions::default())
+        .with_context(|| format!("the ack log in {}, with its rings in {}", dir.display(), shm.display()))?;
+    let ports = (0..shards)
+        .map(|shard| log.port(u16::try_from(shard).unwrap_or(u16::MAX)))
+        .collect::<Result<Vec<_>, _>>()
+        .with_context(|| format!("spool.shm_dir: {}: it must be a tmpfs with some MiB free", shm.display()))?;
     Ok((log, replay, ports))
 }
 
 fn start_ledger(
     config: &Config,
-    log: AckLog,
+    log: AckLog<DirStore>,
     notes: &[NoteQueue],
     mailboxes: &[Sender<ShardMail>],
     spool: &Arc<Spool>,
 ) -> Result<Ledger> {
     let sizes = Sizes::within(config.events_max);
-    let (events, repair) = EventLog::open(&config.events_dir, sizes)
-        .with_context(|| format!("events.dir: {}: give it to the user that runs ringpost", config.events_dir.display()))?;
+    let (events, repair) = EventLog::open(&config.events_dir, sizes).with_context(|| {
+        format!("events.dir: {}: give it to the user that runs ringpost", config.events_dir.display())
+    })?;
     if repair.cut > 0 {
         tracing::info!(bytes = repair.cut, "the torn end of the event log was cut off");
     }

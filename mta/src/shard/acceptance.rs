@@ -28,8 +28,10 @@ use crate::net::{self, ListenOptions, Listener};
 use crate::smtp::codes::{reply, Reply};
 use crate::smtp::extension::BodyKind;
 use crate::smtp::sasl::RecentSuccesses;
-use crate::smtp::server::policy::{Credential, DomainRule, InboundKind, ServerPolicy};
-use crate::smtp::server::{AuthAnswer, AuthQuestion, ListenerRole, Now as SessionNow, ReceivedMail};
+use crate::smtp::server::{
+    AuthAnswer, AuthQuestion, Credential, DomainRule, InboundKind, ListenerRole, Now as SessionNow, ReceivedMail,
+    ServerPolicy,
+};
 use crate::tls;
 
 /// One port, as configured.
@@ -99,13 +101,13 @@ impl Acceptance {
         let mut lines = Vec::new();
         let shards = self.plan.shards.max(1);
         for plan in &self.plan.listeners {
-            let listener = Listener::bind(plan.address, ListenOptions::default()).map_err(|e| bind_error(plan.address, &e))?;
+            let listener =
+                Listener::bind(plan.address, ListenOptions::default()).map_err(|e| bind_error(plan.address, &e))?;
             let policy = plan.policy.load_full();
             lines.push(format!("{} {}", plan.address, role_text(policy.role)));
             let door = Rc::new(Door::new(ServerPolicy::clone(&policy), Some(self.plan.tls.clone())));
             let per_address = u32::try_from(plan.max_sessions_per_address).unwrap_or(u32::MAX);
-            let sessions =
-                Sessions::new(self.shard.links.id, plan.max_sessions.div_ceil(shards), per_address);
+            let sessions = Sessions::new(self.shard.links.id, plan.max_sessions.div_ceil(shards), per_address);
             net::spawn_local(ingress::listen(listener, door, Rc::clone(self), sessions));
         }
         Ok(lines)
@@ -165,7 +167,8 @@ impl Acceptance {
     fn envelope(&self, facts: Received, finished: Finished) -> Result<(Envelope, queue::Body), Reply> {
         let Finished { body, flags, body_hash, size, steering } = finished;
         let credential = facts.auth.as_deref();
-        let stream = steering.stream.or_else(|| credential.and_then(|c| c.streams.first().map(|(name, _)| name.clone())));
+        let stream =
+            steering.stream.or_else(|| credential.and_then(|c| c.streams.first().map(|(name, _)| name.clone())));
         let (class, ttl) = match stream.as_deref() {
             Some(name) => self.plan.streams.get(name).copied().unwrap_or_default(),
             None => (Class::default(), None),
@@ -176,7 +179,8 @@ impl Acceptance {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        let kind = if facts.inbound.contains(&InboundKind::Operator) { MessageKind::Forward } else { MessageKind::Mail };
+        let kind =
+            if facts.inbound.contains(&InboundKind::Operator) { MessageKind::Forward } else { MessageKind::Mail };
         let envelope = Envelope {
             received: facts.received,
             kind,
@@ -208,7 +212,10 @@ impl Acceptance {
     }
 
     async fn commit(&self, id: SpoolId, envelope: Envelope, body: queue::Body) -> Result<String, Reply> {
-        let commit = jobs::commit(id, &envelope, body.clone());
+        let commit = jobs::commit(id, &envelope, body.clone()).map_err(|error| {
+            tracing::error!(%id, %error, "an envelope could not be written; this is a defect of ours");
+            reply::NO_ROOM
+        })?;
         let at = self.shard.commit(commit).await.map_err(|refusal| storage_refusal(&refusal))?;
         let envelope = Arc::new(envelope);
         let fact = Fact::Reception { id, envelope: Arc::clone(&envelope) };
@@ -252,9 +259,9 @@ impl Acceptor for Acceptance {
             let _ = done.send(question.answer());
         });
         if self.shard.links.pool.submit(job).is_err() {
-            return AuthAnswer::NotNow;
+            return AuthAnswer::Unavailable;
         }
-        let answer = answer.await.unwrap_or(AuthAnswer::NotNow);
+        let answer = answer.await.unwrap_or(AuthAnswer::Unavailable);
         if answer == AuthAnswer::Right {
             self.recent.borrow_mut().remember(key, now_ms);
         }
@@ -263,7 +270,7 @@ impl Acceptor for Acceptance {
 
     fn refuses_now(&self, class: Class, _size: u64) -> Option<Reply> {
         if self.shard.is_stopped() {
-            return Some(reply::NO_STORAGE);
+            return Some(reply::NO_ROOM);
         }
         self.plan.spool.admits(class).err().map(|refusal| storage_refusal(&refusal))
     }
@@ -361,15 +368,16 @@ fn role_text(role: ListenerRole) -> &'static str {
 
 /// A refusal of hygiene as a reply: the text says what is wrong, which is the client's business.
 fn refused(refusal: &Refusal) -> Reply {
-    Reply::owned(refusal.code, refusal.enhanced, refusal.text.clone())
+    let [_, subject, detail] = refusal.enhanced;
+    Reply::new(refusal.code, subject, detail, "").with_text(refusal.text.clone())
 }
 
 /// A refusal of the spool as a reply: bland on the wire, exact in the log.
 fn storage_refusal(refusal: &SpoolRefusal) -> Reply {
     tracing::warn!(%refusal, "mail is not taken now");
     match refusal {
-        SpoolRefusal::TooLarge { .. } => reply::TOO_LARGE,
-        _ => reply::NO_STORAGE,
+        SpoolRefusal::TooLarge { .. } => reply::TOO_BIG,
+        _ => reply::NO_ROOM,
     }
 }
 

@@ -178,7 +178,7 @@ impl Shard {
     fn carry_out_one(self: &Rc<Self>, effect: Effect) {
         match effect {
             Effect::Ack(entry) => {
-                if let Err(stop) = self.acks.borrow_mut().append(entry) {
+                if let Err(stop) = self.acks.borrow_mut().append(&entry) {
                     // The entry is in the outbox: it goes first when there is room again.
                     self.links.ledger.stopped.store(true, Ordering::Release);
                     tracing::error!(%stop, "the ack log takes no more entries; delivery stops");
@@ -295,7 +295,7 @@ impl Shard {
         }
         let mut acks = self.acks.borrow_mut();
         for recipient in positions.iter().filter_map(|at| item.recipients.get(*at)) {
-            acks.append(events::intent(item.id, recipient, now.wall))?;
+            acks.append(&events::intent(item.id, recipient, now.wall))?;
         }
         Ok(())
     }

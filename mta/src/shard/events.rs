@@ -30,7 +30,7 @@ pub struct PeerInfo {
 }
 
 /// What happened, as the ledger is told.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Fact {
     /// One attempt for one recipient.
     Attempt {

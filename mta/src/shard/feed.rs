@@ -236,7 +236,7 @@ impl Feed for PathFeed {
         peer.source_address = connected.local.map(|a| a.ip()).or(peer.source_address);
         peer.tls = connected.tls.as_ref().map(|t| TlsFacts {
             cipher: t.cipher.clone(),
-            protocol_version: t.protocol.to_owned(),
+            version: t.protocol.to_owned(),
             ..TlsFacts::default()
         });
         self.peer.replace(Arc::new(peer));
@@ -274,8 +274,10 @@ fn take_untried(item: &mut Item, outcomes: &mut Vec<Option<Outcome>>) -> Option<
         return None;
     }
     let mut rest = item.clone();
-    rest.recipients = item.recipients.iter().zip(outcomes.iter()).filter(|(_, o)| o.is_none()).map(|(r, _)| r.clone()).collect();
-    item.recipients = item.recipients.iter().zip(outcomes.iter()).filter(|(_, o)| o.is_some()).map(|(r, _)| r.clone()).collect();
+    rest.recipients =
+        item.recipients.iter().zip(outcomes.iter()).filter(|(_, o)| o.is_none()).map(|(r, _)| r.clone()).collect();
+    item.recipients =
+        item.recipients.iter().zip(outcomes.iter()).filter(|(_, o)| o.is_some()).map(|(r, _)| r.clone()).collect();
     outcomes.retain(Option::is_some);
     Some(Box::new(rest))
 }

@@ -52,25 +52,28 @@ impl Clients {
             if let Some((user, file)) = &route.auth {
                 let password = std::fs::read_to_string(file)
                     .map_err(|e| format!("route[{index}].password_file: {}: {e}", file.display()))?;
-                let credentials =
-                    Credentials { user: user.clone(), password: password.trim_end().to_owned(), without_tls: route.lab };
+                let credentials = Credentials {
+                    user: user.clone(),
+                    password: password.trim_end().to_owned(),
+                    without_tls: route.lab,
+                };
                 passwords.insert(index, credentials);
             }
         }
-        Ok(Self { opportunistic: client(&Trust::Anyone)?, required: client(&Trust::WebPki)?, fixed, passwords })
+        Ok(Self { opportunistic: client(&Trust::Anyone)?, required: client(&Trust::PublicRoots)?, fixed, passwords })
     }
 }
 
 fn trust_of(route: &resolved::Route) -> Result<Option<Trust>, String> {
     if let Some(pin) = route.tls_pin {
-        return Ok(Some(Trust::Pin(vec![pin])));
+        return Ok(Some(Trust::Pins(vec![pin])));
     }
     if let Some(path) = &route.tls_ca {
         let pem = std::fs::read(path).map_err(|e| format!("tls_ca: {}: {e}", path.display()))?;
-        return Ok(Some(Trust::Authority(pem)));
+        return Ok(Some(Trust::Roots(pem)));
     }
     Ok(match route.tls {
-        RouteTls::Required | RouteTls::Implicit if !route.lab => Some(Trust::WebPki),
+        RouteTls::Required | RouteTls::Implicit if !route.lab => Some(Trust::PublicRoots),
         _ => None,
     })
 }

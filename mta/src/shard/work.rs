@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use queue::ack::AckPort;
 
+use super::acceptance::{Acceptance, IngressPlan};
 use super::core::{Core, Now};
 use super::driver::{wall, Links, Shard};
-use super::acceptance::{Acceptance, IngressPlan};
 use super::mail::ShardMail;
 use super::placement::Placement;
 use super::policy::Policy;
