@@ -1,8 +1,9 @@
 //! Compaction: the newest entry of every recipient whose message some segment may still hold, sorted, in new files.
 //!
-//! Nothing is changed in place. The parts are written under other names, made durable, and get their names in order; the
-//! last one holds the end mark. Until that one has its name, the old files are all there and the new ones add nothing that
-//! is not in them (entries are joined, so reading both is harmless). Afterwards the old ones may go, in any order.
+//! Nothing is changed in place. The parts are written under other names, made durable, and get their names in order;
+//! the last one holds the end mark. Until that one has its name, the old files are all there and the new ones add
+//! nothing that is not in them (entries are joined, so reading both is harmless). Afterwards the old ones may go, in
+//! any order.
 
 use std::io;
 
@@ -42,8 +43,8 @@ const PER_FRAME: usize = 4093;
 impl CompactionJob {
     /// Reads, merges and writes. Takes 32 bytes of memory for each entry kept, and as much again while it reads.
     ///
-    /// `may_hold` says of a message whether a segment may still hold it: say no only when the last one that did is durably
-    /// recycled.
+    /// `may_hold` says of a message whether a segment may still hold it: say no only when the last one that did is
+    /// durably recycled.
     ///
     /// # Errors
     /// The disk; the log is whole and the job may be forgotten.

@@ -1,7 +1,7 @@
 //! One entry of the ack log: 32 bytes, the same in the rings and on disk.
 //!
-//! Entries are joined, not replayed in order: for one recipient the greatest by [`AckEntry::rank`] says where it stands. So
-//! entries from several shards may be copied in any order, and the same entry may be read twice.
+//! Entries are joined, not replayed in order: for one recipient the greatest by [`AckEntry::rank`] says where it
+//! stands. So entries from several shards may be copied in any order, and the same entry may be read twice.
 
 use crate::{HoldReason, OutcomeKind, SpoolId, UnixSecs};
 
@@ -132,8 +132,8 @@ impl AckEntry {
         Some((entry, word(8)))
     }
 
-    /// How much an entry says about a recipient: done beats final beats later attempt beats verdict beats intent. Holds and
-    /// releases of one attempt weigh the same: among equals the later one counts.
+    /// How much an entry says about a recipient: done beats final beats later attempt beats verdict beats intent. Holds
+    /// and releases of one attempt weigh the same: among equals the later one counts.
     #[must_use]
     pub fn rank(&self) -> (u8, u16, u8) {
         let step = match self.kind {

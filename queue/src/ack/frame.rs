@@ -1,5 +1,6 @@
 //! Frames: what one sync writes. A header of 96 bytes, entries, zeros up to the next 4 KiB. A file is frames and
-//! nothing else; whatever lies between them is stepped over, and the frames' own numbers say whether something is missing.
+//! nothing else; whatever lies between them is stepped over, and the frames' own numbers say whether something is
+//! missing.
 
 use super::entry::{AckEntry, ENTRY};
 use crate::limits::BLOCK;

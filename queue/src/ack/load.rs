@@ -1,8 +1,8 @@
 //! Reads all files of the log, oldest first, into a [`Builder`], and judges whether something is missing.
 //!
-//! Frames of the log are numbered without a gap, each is durable before the next is written, and a frame says the highest
-//! spool id so far. So a gap is damage, and the next frame bounds whom it concerns; what follows the last frame was never
-//! called durable. A file that ends in `Closed` has a successor.
+//! Frames of the log are numbered without a gap, each is durable before the next is written, and a frame says the
+//! highest spool id so far. So a gap is damage, and the next frame bounds whom it concerns; what follows the last frame
+//! was never called durable. A file that ends in `Closed` has a successor.
 
 use std::io;
 
@@ -114,8 +114,8 @@ pub(super) fn load(
     Ok(loaded)
 }
 
-/// Reads the compactions. Every valid entry in any of them is used; the highest whole one says up to where the log may be
-/// missing. Returns that number.
+/// Reads the compactions. Every valid entry in any of them is used; the highest whole one says up to where the log may
+/// be missing. Returns that number.
 fn load_bases(
     store: &mut impl LogStore,
     identity: u128,

@@ -1,7 +1,8 @@
 //! The log itself: opens what is there, copies rings to files, and stops delivery when it can't.
 //!
-//! One [`AckLog`] per process, on the ledger thread. Every sync writes one frame and makes it durable before the next is
-//! written. The file being written and one spare are reserved ahead, so a full disk is seen a whole file before it hurts.
+//! One [`AckLog`] per process, on the ledger thread. Every sync writes one frame and makes it durable before the next
+//! is written. The file being written and one spare are reserved ahead, so a full disk is seen a whole file before it
+//! hurts.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -103,8 +104,8 @@ const IDLE_SYNCS: u32 = 5;
 impl<S: LogStore> AckLog<S> {
     /// Opens the log in `store` with its rings in `shm` (a folder in tmpfs), and says where every recipient stands.
     ///
-    /// What stood in the rings is in the files when this returns. `spool_is_new` says that the spool has never accepted a
-    /// message: only then may the log be missing. Open the log before the first message is accepted.
+    /// What stood in the rings is in the files when this returns. `spool_is_new` says that the spool has never accepted
+    /// a message: only then may the log be missing. Open the log before the first message is accepted.
     ///
     /// # Errors
     /// [`AckOpenError`]. Damage is no error: it is in the replay's report.
@@ -207,7 +208,8 @@ impl<S: LogStore> AckLog<S> {
         Ok(())
     }
 
-    /// After recovery of a log with unbounded losses: they concern messages up to `highest`, the highest spool id there is.
+    /// After recovery of a log with unbounded losses: they concern messages up to `highest`, the highest spool id there
+    /// is.
     ///
     /// # Errors
     /// The disk did not take it; the losses stay unbounded until it did.
@@ -407,8 +409,8 @@ impl<S: LogStore> AckLog<S> {
         self.bytes() > self.options.compact_min.max(2 * self.base_bytes())
     }
 
-    /// Begins a compaction of everything written so far. The job runs on any thread, with a store of its own on the same
-    /// folder; syncs go on meanwhile.
+    /// Begins a compaction of everything written so far. The job runs on any thread, with a store of its own on the
+    /// same folder; syncs go on meanwhile.
     ///
     /// # Errors
     /// The disk did not take the change of file.
@@ -446,8 +448,8 @@ impl<S: LogStore> AckLog<S> {
         Ok(())
     }
 
-    /// All of a compaction on this thread, when it is due: for small logs and tests. `may_hold` says of a message whether some
-    /// segment may still hold it; entries of the others are dropped. True when it was done.
+    /// All of a compaction on this thread, when it is due: for small logs and tests. `may_hold` says of a message
+    /// whether some segment may still hold it; entries of the others are dropped. True when it was done.
     ///
     /// # Errors
     /// The disk; whatever step failed, the log is whole.

@@ -1,5 +1,5 @@
-//! A store in memory whose power can be cut, for tests and the simulator. Names are durable at once, bytes when they are
-//! synchronised; what was not may survive a cut in any choice of 512-byte sectors.
+//! A store in memory whose power can be cut, for tests and the simulator. Names are durable at once, bytes when they
+//! are synchronised; what was not may survive a cut in any choice of 512-byte sectors.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -25,8 +25,8 @@ pub struct MemoryStore {
 }
 
 impl MemoryStore {
-    /// The power goes and comes back: `keep` decides for every sector not synchronised whether it was written. The fuse is
-    /// out.
+    /// The power goes and comes back: `keep` decides for every sector not synchronised whether it was written. The fuse
+    /// is out.
     pub fn cut_power(&mut self, mut keep: impl FnMut() -> bool) {
         self.fuse = None;
         for file in self.files.values_mut() {

@@ -1,9 +1,9 @@
 //! The ack log: which recipients are in flight, decided, or done.
 //!
-//! An intent is recorded before the last byte of a message leaves, a verdict when the reply is read. From that moment both
-//! survive the death of the process (they stand in a [`ring`], a file in tmpfs that is mapped shared), and a power cut
-//! after the next [`AckLog::sync`] (which copies the rings to numbered files, every 100 ms). After a start [`Replay`]
-//! says where every recipient stands. What the log lost is never taken for "not yet sent": see [`replay`].
+//! An intent is recorded before the last byte of a message leaves, a verdict when the reply is read. From that moment
+//! both survive the death of the process (they stand in a [`ring`], a file in tmpfs that is mapped shared), and a power
+//! cut after the next [`AckLog::sync`] (which copies the rings to numbered files, every 100 ms). After a start
+//! [`Replay`] says where every recipient stands. What the log lost is never taken for "not yet sent": see [`replay`].
 //!
 //! Bytes on disk and in the rings: `FORMAT.md` in this folder. What a crash at each point leads to: [`crash`].
 

@@ -1,8 +1,8 @@
 //! Where every recipient stands after a start: the newest entry of each, joined from files and rings, in 32 bytes.
 //!
-//! Damage is a range of spool ids and a point in the log. A recipient in the range is held, unless an entry tells its end,
-//! or an entry of a later process shows that it was open after the point. (An entry of the same process does not: rings of
-//! several shards are copied one after the other, so a verdict may stand in the log before an older deferral.)
+//! Damage is a range of spool ids and a point in the log. A recipient in the range is held, unless an entry tells its
+//! end, or an entry of a later process shows that it was open after the point. (An entry of the same process does not:
+//! rings of several shards are copied one after the other, so a verdict may stand in the log before an older deferral.)
 
 use crate::ack::entry::{AckEntry, AckKind};
 use crate::ack::Protections;

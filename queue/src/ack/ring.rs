@@ -1,7 +1,7 @@
 //! The rings: where entries stand until they are on disk, beyond the death of the process.
 //!
-//! One file in tmpfs per shard, mapped shared by its single producer, the [`AckPort`]. Appending is two dozen stores and
-//! no system call, no lock. The ledger thread reads the file (not the map) up to the published head and, when the
+//! One file in tmpfs per shard, mapped shared by its single producer, the [`AckPort`]. Appending is two dozen stores
+//! and no system call, no lock. The ledger thread reads the file (not the map) up to the published head and, when the
 //! entries are durable, publishes that. After kill -9 whatever stands in the file with a valid checksum is replayed.
 //! Pages are written once before the map is used: a full tmpfs is an error at the start, not a SIGBUS later.
 
@@ -124,8 +124,8 @@ pub fn write_slot(bytes: &mut [u8], salt: u32, head: u64, entry: &AckEntry) {
 pub struct RingContent {
     /// The valid entries, oldest first.
     pub entries: Vec<AckEntry>,
-    /// Slots that hold something that is no entry. One is what kill -9 in the midst of an append leaves (nobody was told
-    /// of that entry); more are damage.
+    /// Slots that hold something that is no entry. One is what kill -9 in the midst of an append leaves (nobody was
+    /// told of that entry); more are damage.
     pub torn: usize,
 }
 
@@ -195,8 +195,8 @@ impl AckPort {
         AckSeq(self.head)
     }
 
-    /// Milliseconds since the last sync that succeeded began. Beyond 250 delivery should pause: a power cut would forget more
-    /// than is promised.
+    /// Milliseconds since the last sync that succeeded began. Beyond 250 delivery should pause: a power cut would
+    /// forget more than is promised.
     #[must_use]
     pub fn lag(&self, now: UnixMillis) -> u64 {
         now.0.saturating_sub(self.shared.health.synced.load(Ordering::Acquire))
