@@ -232,8 +232,8 @@ impl Backlog {
     /// Gives a taken (or held, or expired) recipient back: due at `due`, with its counts as they are now.
     ///
     /// With the reasons `NoRoom`, `Throttled` and `Shutdown` and a due time that has come, it goes before those that
-    /// wait. Recipients of one message travel together again when they are put back with the same due time. False when the
-    /// recipient is not with the caller.
+    /// wait. Recipients of one message travel together again when they are put back with the same due time. False when
+    /// the recipient is not with the caller.
     pub fn put_back(&mut self, rcpt: RcptKey, due: UnixSecs, attempts: u16, unknowns: u8, reason: MoveReason) -> bool {
         if !self.state_is(rcpt, &[RcptState::Taken, RcptState::Held, RcptState::Expired]) {
             return false;
@@ -308,8 +308,8 @@ impl Backlog {
         true
     }
 
-    /// Hands out up to `max` recipients held for `reason`, longest held first, for the caller to release (`put_back`) or
-    /// to bounce (`finish`). Returns how many.
+    /// Hands out up to `max` recipients held for `reason`, longest held first, for the caller to release (`put_back`)
+    /// or to bounce (`finish`). Returns how many.
     pub fn take_held(&mut self, reason: HoldReason, max: usize, out: &mut Vec<Taken>) -> usize {
         let mut count = 0;
         while count < max {
