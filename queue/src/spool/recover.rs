@@ -238,7 +238,6 @@ fn read_trailer(disk: &dyn Disk, slot: u32, block: &Superblock, protections: &Pr
 fn subject(used: &Used, cut: Option<&CutOff>, durable: u64) -> Subject {
     Subject {
         slot: used.slot,
-        number: used.block.number,
         epoch: used.block.epoch,
         bytes: used.block.segment_bytes,
         cut_off: cut.map(|cut| cut.offset),

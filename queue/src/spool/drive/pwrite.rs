@@ -21,7 +21,9 @@ pub(in crate::spool) fn run(mut feeder: Feeder) {
             feeder.feed();
         }
         if !ops.is_empty() {
-            carry_out(&*disk, ops, &mut feeder);
+            for (op, result) in carry_out(&*disk, ops) {
+                feeder.writer.complete(op.id, result, op.buffer);
+            }
             feeder.tell();
             continue;
         }
@@ -38,7 +40,8 @@ pub(in crate::spool) fn run(mut feeder: Feeder) {
     }
 }
 
-fn carry_out(disk: &dyn Disk, ops: Vec<WriteOp>, feeder: &mut Feeder) {
+/// Writes all, then makes each file durable once.
+pub(in crate::spool) fn carry_out(disk: &dyn Disk, ops: Vec<WriteOp>) -> Vec<(WriteOp, Result<(), String>)> {
     let mut written: Vec<(WriteOp, Result<(), String>)> = Vec::with_capacity(ops.len());
     for op in ops {
         let bytes = op.buffer.bytes().get(..op.len).unwrap_or_default();
@@ -55,7 +58,5 @@ fn carry_out(disk: &dyn Disk, ops: Vec<WriteOp>, feeder: &mut Feeder) {
             *result = Err(error.to_string());
         }
     }
-    for (op, result) in written {
-        feeder.writer.complete(op.id, result, op.buffer);
-    }
+    written
 }
