@@ -125,8 +125,11 @@ pub async fn listen<A: Acceptor + 'static>(
         };
         let (door, acceptor) = (Rc::clone(&door), Rc::clone(&acceptor));
         net::spawn_local(async move {
-            let end = serve(stream, &door, &*acceptor, ticket.id).await;
-            tracing::trace!(session = ticket.id, ?end, "session over");
+            // The whole ticket must move in here: naming only its number would copy that and free the place at once.
+            let place = ticket;
+            let end = serve(stream, &door, &*acceptor, place.id).await;
+            tracing::trace!(session = place.id, ?end, "session over");
+            drop(place);
         });
     }
 }

@@ -236,7 +236,8 @@ mod tests {
         let place = V2_HEAD + V4.len() + 3;
         bytes[place..place + 4].copy_from_slice(&crc);
         assert_eq!(source(&run(&bytes).0).as_deref(), Some("203.0.113.9:4000"));
-        for at in V2_HEAD..bytes.len() {
+        // With another type at its place the TLV would be no checksum at all.
+        for at in (V2_HEAD..bytes.len()).filter(|at| *at != place - 3) {
             let mut bad = bytes.clone();
             bad[at] ^= 1;
             assert_eq!(run(&bad).0, Parsed::Malformed, "byte {at}");
