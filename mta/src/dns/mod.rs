@@ -13,7 +13,7 @@
 //! | [`confirm`] | do address and name agree |
 //! | [`resolver`] | the door: asked by shards, answered on the control thread |
 //!
-//! Everything but `lookup` and `resolver` is pure. No module here decides whether TLS is required: it only
+//! Everything but `lookup` with its `upstream` and `resolver` with its `service` is pure. No module here decides whether TLS is required: it only
 //! says which answers were validated.
 
 pub mod cache;
@@ -25,8 +25,10 @@ pub mod name;
 pub mod resolver;
 pub mod route;
 pub mod routes;
+mod service;
 pub mod site;
 pub mod special;
+mod upstream;
 
 pub use confirm::{Confirmation, Mismatch};
 pub use lookup::{Failure, Found, Security};

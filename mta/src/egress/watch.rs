@@ -161,8 +161,11 @@ impl Task {
     }
 
     fn plumbed_changed(&mut self, changes: Vec<plumb::Change>) {
-        let whole = changes.into_iter().fold(true, |whole, change| self.plumbed.apply(change) && whole);
-        if !whole {
+        let mut lost = false;
+        for change in changes {
+            lost |= !self.plumbed.apply(change);
+        }
+        if lost {
             self.plumbed = read_or_keep(&self.plumbed);
         }
         self.compare();

@@ -149,7 +149,7 @@ impl Writer<'_> {
             .collect();
         let nsec = RData::DNSSEC(DNSSECRData::NSEC(NSEC::new_cover_self(next.clone(), kinds)));
         let record = Record::from_rdata(owner.clone(), 60, nsec);
-        if !self.answer.authorities.iter().any(|known| *known == record) {
+        if !self.answer.authorities.contains(&record) {
             self.records(zone, &[record], true);
         }
     }
