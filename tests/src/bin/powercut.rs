@@ -33,6 +33,9 @@ struct Cli {
     /// The longest time from ready to the cut, in milliseconds.
     #[arg(long, default_value_t = 1500)]
     longest_ms: u64,
+    /// The most writes and flushes from ready to a cut that falls into one of them.
+    #[arg(long, default_value_t = 400)]
+    most_requests: u64,
     /// A static program of the kit to run in the guest, beside sysimage.
     #[arg(long)]
     program: Option<String>,
@@ -121,9 +124,11 @@ fn run(cli: &Cli, kit: &Kit) -> Result<Totals> {
         if last || guest.log().iter().any(|l| l.starts_with(FAILED)) {
             break;
         }
-        let before = witness.acked();
+        let before = witness.heard();
         if !early {
-            read_for(&mut guest, &mut witness, until_cut);
+            // Half of the cuts fall into the middle of a write or flush, the others at any moment.
+            let requests = random.random_bool(0.5).then(|| random.random_range(1..=cli.most_requests));
+            write_until_cut(&server, &mut guest, &mut witness, until_cut, requests);
         }
         let report = server.cut(random.random());
         for line in guest.kill() {
@@ -131,7 +136,7 @@ fn run(cli: &Cli, kit: &Kit) -> Result<Totals> {
         }
         totals.add(report);
         totals.cuts += 1;
-        let acks = witness.acked() - before;
+        let acks = witness.heard() - before;
         totals.acked += acks;
         println!("cut {number}: {verdict:?} of the cut before; {acks} acknowledged; {report:?}");
     }
@@ -172,6 +177,16 @@ fn judge(guest: &mut Guest, witness: &mut Witness, number: u32) -> Result<Verdic
         witness.line(&line);
     }
     Ok(witness.verdict())
+}
+
+/// Listen until the moment of the cut: after `requests` of the disk, or after `time`.
+fn write_until_cut(server: &Server, guest: &mut Guest, witness: &mut Witness, time: Duration, requests: Option<u64>) {
+    let Some(requests) = requests else { return read_for(guest, witness, time) };
+    let tripped = server.trip_after(requests);
+    let end = Instant::now() + BOOT;
+    while tripped.try_recv().is_err() && Instant::now() < end {
+        read_for(guest, witness, Duration::from_millis(20));
+    }
 }
 
 fn read_for(guest: &mut Guest, witness: &mut Witness, time: Duration) {

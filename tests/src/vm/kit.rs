@@ -35,8 +35,12 @@ impl Kit {
         }
     }
 
-    /// A program of the kit.
+    /// A program of the kit, or an example of that name.
     pub fn program(&self, name: &str) -> PathBuf {
+        let example = self.programs.join("examples").join(name);
+        if example.is_file() {
+            return example;
+        }
         self.programs.join(name)
     }
 

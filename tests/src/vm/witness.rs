@@ -8,6 +8,7 @@
 //! | `have N ...` | on this boot the things 0 to N-1 were found |
 //! | `got X` | on this boot the thing X was found |
 //! | `scanned` | on this boot all that was found has been said |
+//! | `free X` | X may go from now on: it need not be found any more |
 //! | `bad X` | on this boot something was found that can't be right |
 //!
 //! Pure. X is any word. A line cut off in the middle was never said: the last line counts only with its end.
@@ -40,6 +41,7 @@ pub struct Witness {
     found: BTreeSet<String>,
     bad: usize,
     scanned: bool,
+    heard: usize,
 }
 
 impl Witness {
@@ -56,7 +58,11 @@ impl Witness {
         match (words.next(), words.next()) {
             (Some("ack"), Some(what)) => {
                 self.acked.insert(what.to_string());
+                self.heard += 1;
                 return true;
+            }
+            (Some("free"), Some(what)) => {
+                self.acked.remove(what);
             }
             (Some("got"), Some(what)) => {
                 self.found.insert(what.to_string());
@@ -89,7 +95,12 @@ impl Witness {
         self.acked = self.acked.intersection(&self.found).cloned().collect();
     }
 
-    /// Acknowledged so far.
+    /// Acknowledgements heard since the beginning.
+    pub fn heard(&self) -> usize {
+        self.heard
+    }
+
+    /// Acknowledged and still to be found.
     pub fn acked(&self) -> usize {
         self.acked.len()
     }
@@ -129,5 +140,12 @@ mod tests {
         assert_eq!(witness.verdict(), Verdict::Kept { checked: 1 });
         witness.line("bad 01H-b");
         assert_eq!(witness.verdict(), Verdict::Lost { missing: 0, bad: 1 });
+        witness.line("ack 01H-c");
+        witness.boot();
+        witness.line("got 01H-a");
+        witness.line("scanned");
+        assert_eq!(witness.verdict(), Verdict::Lost { missing: 1, bad: 0 });
+        witness.line("free 01H-c");
+        assert_eq!(witness.verdict(), Verdict::Kept { checked: 1 });
     }
 }
