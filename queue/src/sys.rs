@@ -255,6 +255,7 @@ impl Drop for WriteRing {
             std::mem::forget(std::mem::replace(&mut self.bell_word, Box::new([0; 8])));
         }
     }
+}
 
 /// Maps the whole of `file` shared, to read and write.
 ///
