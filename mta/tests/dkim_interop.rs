@@ -9,7 +9,7 @@ use std::sync::Arc;
 use mta::message::accept::{self, Incoming};
 use mta::message::hygiene::Role;
 use mta::message::key::{self, DkimKey};
-use mta::message::render::{BodyForm, render};
+use mta::message::render::{render, BodyForm};
 use mta::message::steer::{Presets, Scope};
 use queue::{Envelope, SpoolId, UnixMillis};
 
@@ -63,8 +63,7 @@ fn write_all(dir: &Path) {
     let ed = key::generate_ed25519().expect("randomness");
     let load = |selector: &str, pem: &str| Arc::new(DkimKey::from_pem("example.org", selector, pem).expect("own key"));
     let keys = [load("rsa", &rsa.pem), load("ed", &ed.pem)];
-    let records =
-        format!("rsa._domainkey.example.org\t{}\ned._domainkey.example.org\t{}\n", rsa.record, ed.record);
+    let records = format!("rsa._domainkey.example.org\t{}\ned._domainkey.example.org\t{}\n", rsa.record, ed.record);
     fs::write(dir.join("records.txt"), records).expect("temporary folder");
     for (number, content) in contents().iter().enumerate() {
         let finished = accepted(content);

@@ -3,6 +3,9 @@
 //! A [`HoldRule`] suspends every scheduled queue it matches, until it ends or is taken away. Rules are few, so they are
 //! a list; their durable form is a small text file that a person can read.
 
+use std::io;
+
+use crate::ack::LogStore;
 use crate::{QueueName, UnixSecs};
 
 /// Most rules at once.
@@ -158,6 +161,27 @@ impl HoldRules {
         text
     }
 
+    /// Makes the rules durable in file `name`, all or nothing.
+    ///
+    /// # Errors
+    /// What the disk said; the old file stands.
+    pub fn save(&self, store: &mut impl LogStore, name: &str) -> io::Result<()> {
+        store.replace(name, self.to_text().as_bytes())
+    }
+
+    /// Reads the rules back; none when there is no such file.
+    ///
+    /// # Errors
+    /// What the disk said, or [`BadRules`] as `InvalidData`: an unreadable suspension must not become a delivery.
+    pub fn load(store: &mut impl LogStore, name: &str) -> io::Result<Self> {
+        let bytes = match store.read(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            bytes => bytes?,
+        };
+        let text = String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        Self::from_text(&text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+
     /// Reads the durable form.
     ///
     /// # Errors
@@ -269,6 +293,26 @@ mod tests {
         assert_eq!(HoldRules::from_text(&format!("{HEAD}\nrule\tx\n")).unwrap_err().line, 2);
         assert_eq!(unescape("%zz"), None);
         assert_eq!(unescape("%"), None);
+    }
+
+    #[test]
+    fn a_failed_save_leaves_the_old_rules() {
+        let mut store = crate::ack::MemoryStore::default();
+        assert_eq!(HoldRules::load(&mut store, "holds").unwrap(), HoldRules::default());
+        let mut rules = HoldRules::default();
+        rules.add(rule("t", "")).unwrap();
+        rules.save(&mut store, "holds").unwrap();
+        let old = rules.list().to_vec();
+        rules.add(rule("u", "")).unwrap();
+        for fuse in 0..4 {
+            let mut store = store.clone();
+            store.fuse = Some(fuse);
+            assert!(rules.save(&mut store, "holds").is_err());
+            store.cut_power(|| false);
+            assert_eq!(HoldRules::load(&mut store, "holds").unwrap().list(), old);
+        }
+        store.damage("holds", |bytes| bytes[0] = b'x');
+        assert!(HoldRules::load(&mut store, "holds").is_err());
     }
 
     #[test]

@@ -38,3 +38,8 @@ fn round_trip(writer: WriterChoice) {
 fn pwrite_keeps_what_it_acknowledged() {
     round_trip(WriterChoice::Pwrite);
 }
+
+#[test]
+fn the_ring_keeps_what_it_acknowledged() {
+    round_trip(WriterChoice::Ring);
+}

@@ -1,7 +1,7 @@
 //! What goes into an image: kernel, initramfs, programs, configuration; and the short way to boot it.
 //!
-//! [`direct`] yields kernel and initramfs for an emulator that loads them itself; [`crate::disk`] makes the bootable disk.
-//! Equal inputs give equal bytes: one time for all, entries sorted by name, identifiers derived from content.
+//! [`direct`] yields kernel and initramfs for an emulator that loads them itself; [`crate::disk`] makes the bootable
+//! disk. Equal inputs give equal bytes: one time for all, entries sorted by name, identifiers derived from content.
 
 use crate::boot::{CONF, MODULES};
 use crate::cpio::Archive;

@@ -1,8 +1,8 @@
 //! The archive the kernel unpacks into its first root: cpio, format "newc".
 //!
 //! Header: the magic `070701` and 13 numbers of 8 hexadecimal digits, then the name with its zero, then the data, each
-//! padded to 4 bytes (`Documentation/driver-api/early-userspace/buffer-format.rst` of the kernel). Everything belongs to
-//! root and carries one time, so that equal content gives equal bytes. Never compresses.
+//! padded to 4 bytes (`Documentation/driver-api/early-userspace/buffer-format.rst` of the kernel). Everything belongs
+//! to root and carries one time, so that equal content gives equal bytes. Never compresses.
 
 use std::collections::BTreeSet;
 

@@ -207,9 +207,9 @@ fn system_partition(spec: &Spec, disk: &DiskSpec, image: &[u8], seed: [u8; 32], 
 }
 
 /// An empty ext4 of `mib` MiB at `path`; `id` fixes its identifier and hash seed.
-pub fn make_ext4(path: &Path, mib: u64, id: Uuid, time: u32) -> Result<()> {
+pub fn make_ext4(path: &Path, mib: u64, id: [u8; 16], time: u32) -> Result<()> {
     File::create(path)?.set_len(mib * MIB).with_context(|| format!("make {}", path.display()))?;
-    let id = id.to_string();
+    let id = Uuid::from_bytes(id).to_string();
     let extended = format!("hash_seed={id},lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0");
     let (name, folder) = (path.file_name().unwrap_or_default(), path.parent().unwrap_or(Path::new(".")));
     let name = name.to_string_lossy();
@@ -220,7 +220,7 @@ pub fn make_ext4(path: &Path, mib: u64, id: Uuid, time: u32) -> Result<()> {
 
 fn data_filesystem(spec: &Spec, disk: &DiskSpec, seed: [u8; 32], parts: &Path) -> Result<PathBuf> {
     let path = parts.join("data.ext4");
-    make_ext4(&path, disk.data_mib, identifier(seed, "data filesystem"), spec.time)?;
+    make_ext4(&path, disk.data_mib, identifier(seed, "data filesystem").into_bytes(), spec.time)?;
     Ok(path)
 }
 

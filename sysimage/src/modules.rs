@@ -36,7 +36,7 @@ pub const DRIVERS: [&str; 24] = [
 ];
 
 /// Drivers of an emulated guest with one virtio disk: the least that boots.
-pub const GUEST_DRIVERS: [&str; 4] = ["virtio_pci", "virtio_blk", "virtio_net", "virtio_rng"];
+pub const GUEST_DRIVERS: [&str; 5] = ["virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "squashfs"];
 
 /// The modules of one kernel.
 #[derive(Debug)]

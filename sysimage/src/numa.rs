@@ -1,7 +1,7 @@
 //! Where memory lies: nodes, their processors, and the node behind every page of a buffer.
 //!
-//! Memory lands on the node of the thread that touches it first, so a thread is pinned, then it touches. What this module
-//! tells is asked of the kernel page by page; it never changes a policy and never moves a page.
+//! Memory lands on the node of the thread that touches it first, so a thread is pinned, then it touches. What this
+//! module tells is asked of the kernel page by page; it never changes a policy and never moves a page.
 
 use crate::sys;
 use nix::sched::{sched_setaffinity, CpuSet};
@@ -83,17 +83,21 @@ pub fn remote(placement: &Placement, node: u32) -> usize {
 
 /// On a fresh thread pinned to `cpu`: allocate `size` bytes, touch them there, tell where they lie.
 pub fn touch_on(cpu: usize, size: usize) -> io::Result<Placement> {
-    on_thread(cpu, move || placement(&vec![1u8; size]))
+    on_thread(cpu, move || touch(sys::Pages::reserve(size)?))
 }
 
 /// The mistake: reserve on a thread pinned to `cpu`, touch on one pinned to `other`, tell where the bytes lie.
 pub fn touch_elsewhere(cpu: usize, other: usize, size: usize) -> io::Result<Placement> {
-    let reserved = on_thread(cpu, move || Ok(Vec::<u8>::with_capacity(size)))?;
-    on_thread(other, move || {
-        let mut bytes = reserved;
-        bytes.resize(size, 1);
-        placement(&bytes)
-    })
+    let reserved = on_thread(cpu, move || sys::Pages::reserve(size))?;
+    on_thread(other, move || touch(reserved))
+}
+
+/// Write to every page from this thread. Fresh pages, because an allocator may hand out one that another thread
+/// touched.
+fn touch(mut pages: sys::Pages) -> io::Result<Placement> {
+    let bytes = pages.bytes();
+    bytes.fill(1);
+    placement(bytes)
 }
 
 fn on_thread<T: Send + 'static>(cpu: usize, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {

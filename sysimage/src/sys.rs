@@ -31,6 +31,46 @@ pub fn node_of_page(address: usize) -> io::Result<u32> {
     u32::try_from(node).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
+/// Fresh anonymous pages, untouched until somebody writes; given back when dropped.
+#[derive(Debug)]
+pub struct Pages {
+    start: std::ptr::NonNull<u8>,
+    length: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone and is reached only through borrows of it, so moving the value to
+// another thread moves all access with it.
+unsafe impl Send for Pages {}
+
+impl Pages {
+    /// Reserve `length` bytes (not zero). No allocator is involved, so no page was touched before.
+    pub fn reserve(length: usize) -> io::Result<Pages> {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a null hint without MAP_FIXED lets the kernel choose a free range, so nothing existing is replaced.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), length, access, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = std::ptr::NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Pages { start, length })
+    }
+
+    /// The bytes; zero until written.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: `start` and `length` are those of a live readable and writable mapping, anonymous pages are
+        // initialised to zero by the kernel, and the exclusive borrow of self keeps every other access away.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: exactly the range that mmap returned is unmapped, once, and no borrow of it can outlive self.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
+    }
+}
+
 /// Bring the interface `name` up (at most 15 bytes).
 pub fn interface_up(name: &str) -> io::Result<()> {
     // SAFETY: socket takes numbers only and returns a new descriptor or -1.

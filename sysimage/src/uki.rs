@@ -1,8 +1,8 @@
 //! A unified kernel image: an EFI stub with kernel, initramfs and command line as sections of one PE file.
 //!
-//! The firmware (or systemd-boot) starts the file; the stub finds its sections by name (the "Boot Loader Specification",
-//! type 2). Sections are appended behind the stub's own, in memory and in the file. Pure: bytes in, bytes out. Never
-//! signs; a stub without room for the section headers is refused.
+//! The firmware (or systemd-boot) starts the file; the stub finds its sections by name (the "Boot Loader
+//! Specification", type 2). Sections are appended behind the stub's own, in memory and in the file. Pure: bytes in,
+//! bytes out. Never signs; a stub without room for the section headers is refused.
 
 /// Why no image can be made. The stub is the operator's.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

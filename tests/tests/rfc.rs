@@ -79,7 +79,7 @@ fn every_duty_has_one_row() {
 
 #[test]
 fn what_is_advertised_is_not_open() {
-    let server = "//! page\nfn ehlo_lines() { push(\"PIPELINING\"); push(\"SIZE 10\"); }\n";
+    let server = "//! page\nfn offers() { format!(\"{}\\nPIPELINING\\nSIZE {}\", 1, 2) }\n";
     let files = [("mta/src/smtp/server/a.rs", server)];
     let names: Vec<_> = found(&index(""), &files).into_iter().map(|f| f.what).collect();
     assert_eq!(names.len(), 2, "{names:?}");
@@ -87,4 +87,7 @@ fn what_is_advertised_is_not_open() {
     fails("SIZE is advertised", &partial, &files);
     let other = "//! page\n// \"PIPELINING\"\nfn parse() { eat(\"PIPELINING\") }\n";
     assert!(found(&index(""), &[("mta/src/smtp/server/a.rs", other)]).is_empty());
+    let silent = ["a.rs", "b.rs", "c.rs"].map(|n| format!("mta/src/smtp/server/{n}"));
+    let silent: Vec<_> = silent.iter().map(|p| (p.as_str(), "//! page\n")).collect();
+    fails("no function offers", &index(""), &silent);
 }

@@ -7,10 +7,12 @@
 
 mod arrivals;
 mod conversation;
+mod hold;
 mod plan;
 mod tally;
 mod worker;
 
+pub use hold::{hold, raise_file_limit};
 pub use plan::Options;
 pub use tally::Report;
 

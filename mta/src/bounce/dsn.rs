@@ -10,8 +10,8 @@ use queue::{
 };
 
 use super::consequence::Action;
-use super::xtext;
 use crate::message::{canonical, convert, date, facts, header, hygiene};
+use crate::smtp::xtext;
 
 /// Largest original returned whole; of larger ones the header alone.
 pub const FULL_MAX: usize = 1024 * 1024;
@@ -245,7 +245,7 @@ fn status_fields(report: &Report<'_>) -> String {
     let time = |secs: UnixSecs| date::rfc5322(UnixMillis(u64::from(secs.0) * 1000));
     let mut text = format!("Reporting-MTA: dns; {}\r\n", report.host);
     if !report.envelope.envid.is_empty() {
-        let envid = xtext::decode(&report.envelope.envid).unwrap_or_else(|| report.envelope.envid.clone());
+        let envid = plain(&report.envelope.envid);
         text.push_str(&format!("Original-Envelope-Id: {}\r\n", clean(&envid, false)));
     }
     text.push_str(&format!("Arrival-Date: {}\r\n", date::rfc5322(report.envelope.received)));
@@ -289,9 +289,15 @@ fn address(report: &Report<'_>, one: &Reported<'_>) -> String {
 fn original_recipient(report: &Report<'_>, one: &Reported<'_>) -> Option<(String, String)> {
     let orcpt = &report.envelope.recipients.get(one.recipient)?.orcpt;
     let (kind, value) = orcpt.split_once(';')?;
-    let plain = xtext::decode(value).unwrap_or_else(|| value.to_owned());
+    let plain = plain(value);
     let kind: String = kind.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
     (!kind.is_empty()).then(|| (kind, clean(&plain, true)))
+}
+
+/// The text behind xtext (RFC 3461 section 4); as it stands when it is none.
+fn plain(value: &str) -> String {
+    let bytes = xtext::decode(value.as_bytes()).and_then(|bytes| String::from_utf8(bytes).ok());
+    bytes.unwrap_or_else(|| value.to_owned())
 }
 
 /// The RFC 3463 status; its class follows the action where the peer gave none.
@@ -367,10 +373,15 @@ fn returned(report: &Report<'_>) -> Part {
 }
 
 fn header_only(original: &[u8]) -> Part {
-    let end = header::scan(original).map_or(0, |h| h.fields_len);
-    let fields = original.get(..end).unwrap_or_default();
+    let header = header::scan(original).unwrap_or_default();
+    // A field that could not stand in a report as it is stays out of it.
+    let sound = |field: &&header::Field| {
+        let facts = facts::scan(field.bytes(original));
+        !facts.bare && !facts.nul && facts.longest_line <= hygiene::LINE_MAX
+    };
+    let fields: Vec<u8> = header.fields.iter().filter(sound).flat_map(|f| f.bytes(original)).copied().collect();
     let mut part = Part {
-        bytes: fields.to_vec(),
+        bytes: fields.clone(),
         kind: "text/rfc822-headers",
         title: "Message header",
         encoding: "7bit",
@@ -379,12 +390,12 @@ fn header_only(original: &[u8]) -> Part {
     if fields.is_ascii() {
         return part;
     }
-    if std::str::from_utf8(fields).is_ok() {
+    if std::str::from_utf8(&fields).is_ok() {
         // RFC 6533 section 4.2.
         part.kind = "message/global-headers";
         part.encoding = "quoted-printable";
         part.bytes.clear();
-        convert::push_quoted_printable(&mut part.bytes, fields);
+        convert::push_quoted_printable(&mut part.bytes, &fields);
     } else {
         part.bytes.iter_mut().filter(|b| !b.is_ascii()).for_each(|b| *b = b'?');
     }

@@ -11,7 +11,6 @@
 pub mod classify;
 pub mod consequence;
 pub mod dsn;
-pub mod xtext;
 
 pub use classify::classify;
 pub use consequence::{consequence, Consequence};

@@ -3,9 +3,11 @@
 //! The resolved form cannot hold a bad value: whoever has one needs no further check. A bad file is refused with
 //! line, setting and reason, and changes nothing.
 
+pub mod network;
 pub mod raw;
 pub mod resolved;
 
+pub use network::Network;
 pub use resolved::Config;
 
 use std::path::Path;

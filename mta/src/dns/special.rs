@@ -5,18 +5,18 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::config::resolved::Cidr;
+use crate::config::Network;
 
-const fn v4(a: u8, b: u8, c: u8, bits: u8) -> Cidr {
-    Cidr { base: IpAddr::V4(Ipv4Addr::new(a, b, c, 0)), bits }
+const fn v4(a: u8, b: u8, c: u8, bits: u8) -> Network {
+    Network::v4(Ipv4Addr::new(a, b, c, 0), bits)
 }
 
-const fn v6(a: u16, b: u16, bits: u8) -> Cidr {
-    Cidr { base: IpAddr::V6(Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, 0)), bits }
+const fn v6(a: u16, b: u16, bits: u8) -> Network {
+    Network::v6(Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, 0), bits)
 }
 
 /// The IANA special-purpose registries as far as they are not globally reachable, and multicast.
-const SPECIAL: [(Cidr, &str); 27] = [
+const SPECIAL: [(Network, &str); 27] = [
     (v4(0, 0, 0, 8), "this network"),
     (v4(10, 0, 0, 8), "private use"),
     (v4(100, 64, 0, 10), "shared address space"),
@@ -79,7 +79,7 @@ pub struct AddressPolicy {
     /// Addresses of this machine: egress sources and listeners.
     pub own: Vec<IpAddr>,
     /// The lab switch: networks that are contacted although they are special. Empty in production.
-    pub lab: Vec<Cidr>,
+    pub lab: Vec<Network>,
 }
 
 impl AddressPolicy {

@@ -11,7 +11,7 @@ use std::os::fd::AsRawFd;
 use nix::sys::socket::{self, AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType};
 use tokio::net::UnixDatagram;
 
-use crate::config::resolved::Cidr;
+use crate::config::Network;
 
 /// One change the kernel told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +127,10 @@ impl Plumbed {
     #[must_use]
     pub fn has(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|(_, one)| *one == address)
-            || self.loopback.iter().any(|(_, base, bits)| Cidr { base: *base, bits: *bits }.contains(address))
+            || self
+                .loopback
+                .iter()
+                .any(|(_, base, bits)| Network::new(*base, *bits).is_some_and(|network| network.contains(address)))
     }
 
     /// Takes in a change. False for [`Change::Lost`]: read again with [`read_all`].

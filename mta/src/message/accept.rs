@@ -84,7 +84,12 @@ pub struct Finished {
 pub fn finish(mut input: Incoming<'_>) -> Result<Finished, Refusal> {
     let headroom = input.headroom.min(input.buffer.len());
     let content = &input.buffer[headroom..];
-    let header = header::scan(content).map_err(hygiene::unreadable)?;
+    let header = match header::scan(content) {
+        Ok(header) => header,
+        // Reports of odd systems: all of it becomes the body below our own field.
+        Err(_) if input.role == Role::Inbound => Header::default(),
+        Err(error) => return Err(hygiene::unreadable(error)),
+    };
     let facts = input.facts.unwrap_or_else(|| facts::scan(content));
     hygiene::check(content, &header, &facts, input.binary, input.role)?;
     let (steering, mut taken) = match input.role {
@@ -93,8 +98,8 @@ pub fn finish(mut input: Incoming<'_>) -> Result<Finished, Refusal> {
     };
     if input.role == Role::Submission {
         author_in_scope(content, &header, &input.scope)?;
-        private_fields(&header, &mut taken);
     }
+    unwanted_fields(content, &header, input.role, input.host, &mut taken);
     let body_at = headroom + header.len;
     let header_eight_bit = facts.eight_bit && !content[..header.len].is_ascii();
     let body_hash = hash(&input.buffer[body_at..], input.want_hash, input.want_simple);
@@ -134,12 +139,21 @@ fn author_in_scope(content: &[u8], header: &Header, scope: &Scope<'_>) -> Result
     Err(Refusal::policy("From: this credential may not write as that domain".to_owned()))
 }
 
-/// Fields that are not for the eyes of recipients: Bcc (RFC 5322 section 3.6.3), and Return-Path, which only the
-/// last host writes (RFC 5321 section 4.4).
-fn private_fields(header: &Header, taken: &mut Vec<usize>) {
+/// Fields that must not travel on: on submission Bcc (RFC 5322 section 3.6.3) and Return-Path, which only the last host
+/// writes (RFC 5321 section 4.4); always Authentication-Results that claim to be ours (RFC 8601 section 5).
+fn unwanted_fields(content: &[u8], header: &Header, role: Role, host: &str, taken: &mut Vec<usize>) {
     let before = taken.len();
     for (index, field) in header.fields.iter().enumerate() {
-        if matches!(field.name, Name::Bcc | Name::ResentBcc | Name::ReturnPath) {
+        let unwanted = match field.name {
+            Name::Bcc | Name::ResentBcc | Name::ReturnPath => role == Role::Submission,
+            Name::AuthenticationResults => {
+                let text = field.text(content);
+                let id = text.split([';', ' ', '\t']).next().unwrap_or_default();
+                id.eq_ignore_ascii_case(host)
+            }
+            _ => false,
+        };
+        if unwanted {
             taken.push(index);
         }
     }
@@ -315,6 +329,25 @@ mod tests {
         assert!(finish(ok).is_ok());
         let bad = Incoming { scope, ..incoming(b"From: A <a@evil.test>\r\n\r\n", HEADROOM) };
         assert_eq!(finish(bad).unwrap_err().enhanced, [5, 7, 1]);
+    }
+
+    #[test]
+    fn r26_forged_authentication_results_are_taken_out() {
+        let content = b"Authentication-Results: MX.test; dkim=pass\r\nAuthentication-Results: other.test; x\r\n\
+            From: a@b.test\r\n\r\n";
+        for role in [Role::Submission, Role::Relay, Role::Inbound] {
+            let text = text(&finish(Incoming { role, ..incoming(content, HEADROOM) }).unwrap());
+            assert!(!text.contains("MX.test") && text.contains("other.test"), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_unreadable_header_is_kept_whole_below_ours_when_inbound() {
+        let content = b"no header at all\r\nsecond: line\r\n";
+        assert_eq!(finish(incoming(content, HEADROOM)).unwrap_err().enhanced, [5, 6, 0]);
+        let finished = finish(Incoming { role: Role::Inbound, ..incoming(content, HEADROOM) }).unwrap();
+        assert!(text(&finished).ends_with("+0000\r\n\r\nno header at all\r\nsecond: line\r\n"));
+        assert_eq!(&finished.body[finished.flags.header_len as usize..], content);
     }
 
     #[test]

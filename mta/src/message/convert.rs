@@ -35,6 +35,11 @@ pub enum ConvertError {
 pub fn to_seven_bit(message: &[u8]) -> Result<Vec<u8>, ConvertError> {
     let mut out = Vec::with_capacity(message.len() + message.len() / 2);
     entity(message, 0, &mut out)?;
+    // Headers and what stands between parts are copied: defects in them can't be encoded away.
+    let facts = facts::scan(&out);
+    if facts.bare || facts.nul || facts.longest_line > LINE_MAX {
+        return Err(ConvertError::Structure);
+    }
     Ok(out)
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Taken once, while receiving or just after; every later step reads them from the envelope.
 
+use queue::BodyFlags;
+
 /// What one pass over wire-form content tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -11,12 +13,27 @@ pub struct Facts {
     pub eight_bit: bool,
     /// Some CR or LF stands alone: not allowed in a message (RFC 5322 section 2.3).
     pub bare: bool,
-    /// Some byte is NUL.
+    /// Some byte is NUL; only [`scan`] looks.
     pub nul: bool,
     /// Longest line in bytes without its CRLF.
     pub longest_line: u32,
-    /// Its number, from 1.
+    /// Its number, from 1; 0 when not known.
     pub longest_at: u32,
+}
+
+impl Facts {
+    /// The facts a receiver took while bytes came in; it knows the length of the longest line, not its number.
+    #[must_use]
+    pub fn of_flags(flags: &BodyFlags, bare: bool) -> Self {
+        Self {
+            dot_line: flags.dot_line,
+            eight_bit: flags.eight_bit,
+            bare,
+            nul: false,
+            longest_line: flags.longest_line,
+            longest_at: 0,
+        }
+    }
 }
 
 /// Looks at every byte once (with SIMD searches), at about 0.3 ns a byte.

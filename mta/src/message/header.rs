@@ -48,6 +48,7 @@ pub enum Name {
     MimeVersion,
     ContentType,
     TransferEncoding,
+    AuthenticationResults,
     Other,
 }
 
@@ -67,6 +68,7 @@ impl Name {
             }
             11 => &[(b"in-reply-to", Self::InReplyTo), (b"return-path", Self::ReturnPath)],
             12 => &[(b"mime-version", Self::MimeVersion), (b"content-type", Self::ContentType)],
+            22 => &[(b"authentication-results", Self::AuthenticationResults)],
             25 => &[(b"content-transfer-encoding", Self::TransferEncoding)],
             _ => &[],
         };

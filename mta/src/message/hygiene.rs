@@ -5,7 +5,7 @@
 //! are counted, never altered.
 
 use super::address;
-use super::facts::Facts;
+use super::facts::{self, Facts};
 use super::header::{Header, Name, ScanError};
 
 /// Most hops: RFC 5321 section 6.3 wants at least 100.
@@ -90,16 +90,19 @@ pub fn check(message: &[u8], header: &Header, facts: &Facts, binary: bool, role:
             text: format!("{hops} Received fields: the message loops"),
         });
     }
-    if facts.bare && !binary {
+    // RFC 3030 section 3 frees the body from lines, not the header.
+    if facts.bare && (!binary || facts::scan(message.get(..header.len).unwrap_or_default()).bare) {
         return Err(Refusal::content("a CR or LF stands alone; lines end with CRLF (RFC 5322 2.3)".to_owned()));
     }
     if role == Role::Inbound {
         return Ok(());
     }
     if facts.longest_line > LINE_MAX && !binary {
+        // Only a refusal needs the number, so only now is it looked for.
+        let found = if facts.longest_at == 0 { facts::scan(message) } else { *facts };
         return Err(Refusal::content(format!(
             "line {} has {} octets, {LINE_MAX} are allowed (RFC 5322 2.1.1); Gmail and Microsoft refuse this",
-            facts.longest_at, facts.longest_line
+            found.longest_at, found.longest_line
         )));
     }
     singletons(header)?;
@@ -126,7 +129,9 @@ fn authors(message: &[u8], header: &Header) -> Result<(), Refusal> {
     match address::list(&from.text(message), 3).len() {
         1 => Ok(()),
         0 => Err(Refusal::content("the From field has no address; Gmail, Yahoo and Microsoft refuse this".to_owned())),
-        _ => Err(Refusal::content("the From field has several addresses; Gmail refuses this".to_owned())),
+        _ => Err(Refusal::content(
+            "the From field has several addresses (a name with a comma needs quotes); Gmail refuses this".to_owned(),
+        )),
     }
 }
 
@@ -158,7 +163,7 @@ mod tests {
     fn r04_exactly_one_from_with_one_address() {
         assert!(refused("To: a@b.test\r\n\r\n", Role::Relay).contains("From field is missing"));
         assert!(refused("From:\r\n\r\n", Role::Relay).contains("no address"));
-        assert!(refused("From: a@b.test, c@d.test\r\n\r\n", Role::Relay).contains("several addresses; Gmail"));
+        assert!(refused("From: a@b.test, c@d.test\r\n\r\n", Role::Relay).contains("several addresses"));
         assert_eq!(refused("From: \"a, b\" <a@b.test>\r\n\r\n", Role::Relay), "");
     }
 
@@ -168,6 +173,15 @@ mod tests {
         assert_eq!(refused(&fits, Role::Submission), "");
         let long = format!("From: a@b.test\r\n\r\nok\r\n{}\r\n", "x".repeat(999));
         assert!(refused(&long, Role::Submission).starts_with("550 5.6.0 line 4 has 999 octets"));
+        let flags = queue::BodyFlags { longest_line: 999, ..queue::BodyFlags::default() };
+        let told = check(
+            long.as_bytes(),
+            &header::scan(long.as_bytes()).unwrap(),
+            &Facts::of_flags(&flags, false),
+            false,
+            Role::Relay,
+        );
+        assert!(told.unwrap_err().text.starts_with("line 4 has 999 octets"));
     }
 
     #[test]

@@ -3,7 +3,9 @@
 //! RSA of at least 2048 bits and Ed25519 (RFC 8301, RFC 8463). A key that verifiers would refuse is refused here,
 //! with the remedy in the error.
 
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
@@ -70,6 +72,46 @@ pub struct DkimKey {
 impl std::fmt::Debug for DkimKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "DkimKey({} {}._domainkey.{})", self.algorithm(), self.selector, self.domain)
+    }
+}
+
+/// All keys of this machine, found by the domain of the author.
+#[derive(Debug, Default)]
+pub struct Keyring {
+    by_domain: HashMap<String, Vec<Arc<DkimKey>>>,
+}
+
+impl Keyring {
+    /// A ring of these keys; of one domain they sign in this order.
+    #[must_use]
+    pub fn new(keys: Vec<DkimKey>) -> Self {
+        let mut ring = Self::default();
+        for key in keys {
+            ring.by_domain.entry(key.domain.clone()).or_default().push(Arc::new(key));
+        }
+        ring
+    }
+
+    /// True when nothing is signed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_domain.is_empty()
+    }
+
+    /// The keys for an author's domain (lower case): its own, or those of the closest parent, which still aligns in
+    /// the relaxed mode of DMARC. Never a sibling's.
+    #[must_use]
+    pub fn for_author(&self, domain: &str) -> &[Arc<DkimKey>] {
+        let mut name = domain;
+        loop {
+            if let Some(keys) = self.by_domain.get(name) {
+                return keys;
+            }
+            match name.split_once('.') {
+                Some((_, parent)) if parent.contains('.') => name = parent,
+                _ => return &[],
+            }
+        }
     }
 }
 
@@ -246,6 +288,21 @@ mod tests {
         let key = DkimKey::from_pem("example.org", "s1", &rsa.pem).unwrap();
         assert_eq!(key.algorithm(), "rsa-sha256");
         assert!(rsa.record.starts_with("v=DKIM1; k=rsa; p=MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEA"));
+    }
+
+    #[test]
+    fn r29_the_ring_finds_aligned_keys_only() {
+        let pem = generate_ed25519().unwrap().pem;
+        let key = |domain: &str, selector: &str| DkimKey::from_pem(domain, selector, &pem).unwrap();
+        let ring = Keyring::new(vec![key("example.org", "a"), key("example.org", "b"), key("eu.example.org", "c")]);
+        let selectors =
+            |domain: &str| -> Vec<String> { ring.for_author(domain).iter().map(|k| k.selector.clone()).collect() };
+        assert_eq!(selectors("example.org"), ["a", "b"]);
+        assert_eq!(selectors("mail.example.org"), ["a", "b"]);
+        assert_eq!(selectors("x.eu.example.org"), ["c"]);
+        for other in ["example.com", "org", "", "notexample.org"] {
+            assert!(selectors(other).is_empty(), "{other}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use queue::{Body, BodyFlags, BounceClass, Envelope, Outcome, OutcomeKind};
 
+use super::address;
 use super::canonical;
 use super::convert::{self, ConvertError};
 use super::dkim;
@@ -77,6 +78,15 @@ impl BodyForm {
         }
         Ok(Self::AsStored)
     }
+}
+
+/// The domain of the author (From) in lower case, by which signing keys are chosen (DMARC aligns with it).
+#[must_use]
+pub fn author_domain(message: &[u8]) -> Option<String> {
+    let header = header::scan(message).ok()?;
+    let from = header.first(header::Name::From)?.text(message);
+    let domain = address::domain(address::list(&from, 1).first()?);
+    (!domain.is_empty()).then_some(domain)
 }
 
 /// Renders one stored message. `keys` sign in the given order, each on its own.

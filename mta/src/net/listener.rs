@@ -69,7 +69,7 @@ impl Listener {
         Ok(Self { socket, pending: RefCell::new(None) })
     }
 
-    /// The next connection; [`Stream::peer_addr`] says from whom. May be dropped and called again: no connection is lost.
+    /// The next connection; [`Stream::peer_addr`] says from whom. May be dropped and called again: none is lost.
     ///
     /// Errors: out of descriptors or memory (us; wait a little and go on), or the connection was gone already (peer).
     pub async fn accept(&self) -> io::Result<Stream> {

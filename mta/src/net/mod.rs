@@ -14,7 +14,7 @@ mod mailbox;
 mod stream;
 mod sys;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::cell::Cell;
 use std::future::Future;
@@ -25,7 +25,7 @@ use std::time::Duration;
 pub use listener::{ListenOptions, Listener};
 pub use mailbox::{mailbox, Receiver, Sender, Signal, Waiter};
 pub use stream::Stream;
-pub use sys::inherited_listener;
+pub use sys::{clock_synchronised, inherited_listener};
 
 /// A future of this thread, boxed.
 pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -81,7 +81,8 @@ fn refusal(error: &io::Error) -> String {
 }
 
 /// Runs `main` as a shard on this thread, and blocks until it ends. The thread is pinned to `cpu` first, so that the
-/// ring and all that is touched first lies on that core's memory node. Tasks still running when `main` ends are dropped.
+/// ring and all that is touched first lies on that core's memory node. Tasks that still run when `main` ends are
+/// dropped.
 ///
 /// Errors: the core does not exist or is not ours (operator), or no ring could be built (see [`probe`]).
 pub fn run<F: Future>(driver: Driver, cpu: Option<usize>, main: F) -> io::Result<F::Output> {

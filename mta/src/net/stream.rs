@@ -5,6 +5,7 @@ use std::future::{poll_fn, Future};
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -198,6 +199,13 @@ impl Stream {
             },
             Connected::Epoll(stream) => stream.peek(&mut [0]).await.map(|_| ()),
         }
+    }
+
+    /// Reads what is there without waiting; 0 is the end, `WouldBlock` nothing yet. Only while no `read` is under way.
+    pub fn try_read(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        let flags = nix::sys::socket::MsgFlags::MSG_DONTWAIT;
+        let fd = self.inner.with_socket(|socket| socket.as_raw_fd());
+        Ok(nix::sys::socket::recv(fd, bytes, flags)?)
     }
 
     /// Ends both directions; operations under way complete at once.

@@ -10,7 +10,7 @@ use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn on_both<F: Future<Output = ()>>(test: impl Fn() -> F + Send + Copy + 'static) {
+pub(crate) fn on_both<F: Future<Output = ()>>(test: impl Fn() -> F + Send + Copy + 'static) {
     for driver in [Driver::IoUring, Driver::Epoll] {
         if driver == Driver::IoUring && probe().is_err() {
             continue;
@@ -31,7 +31,7 @@ fn listener() -> (Listener, SocketAddr) {
     (listener, address)
 }
 
-async fn pair() -> (Stream, Stream) {
+pub(crate) async fn pair() -> (Stream, Stream) {
     let (listener, address) = listener();
     let client = spawn_local(Stream::connect(None, address, SECOND));
     let server = listener.accept().await.expect("a connection");

@@ -33,6 +33,18 @@ impl Default for Sizes {
     }
 }
 
+impl Sizes {
+    /// Segments and reserve that fit a budget of bytes.
+    #[must_use]
+    pub fn within(budget: u64) -> Self {
+        Self {
+            segment: (budget / 16).clamp(1 << 20, 64 << 20),
+            budget,
+            reserve: (budget / 64).clamp(1 << 20, 16 << 20),
+        }
+    }
+}
+
 /// What `open` found and mended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Repair {

@@ -9,13 +9,12 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use queue::ack::AckEntry;
 use queue::scheduled::retry::RetrySchedule;
 use queue::scheduled::{Backlog, Classes, ClockState, NewMessage, NewRecipient, QueueKey, RcptKey, Taken};
 use queue::{Body, Class, Envelope, MoveReason, QueueName, SpoolId, UnixMillis, UnixSecs};
 
 use super::effect::{Effect, ReportJob};
-use super::events::Fact;
+use super::events::{self, Fact};
 use super::item::{Item, ItemRecipient, PathKey, ShardId};
 use super::owner::{Owner, RenderResult};
 use super::placement::Placement;
@@ -74,6 +73,8 @@ pub struct Core {
     pub(super) after_sync: VecDeque<(u64, AfterSync)>,
     pub(super) notes: u64,
     pub(super) random: u64,
+    /// The wall clock of the last step.
+    pub(super) wall: UnixSecs,
     placement: Arc<Placement>,
     router: Router,
     sources: Sources,
@@ -106,6 +107,7 @@ impl Core {
             after_sync: VecDeque::new(),
             notes: 0,
             random: seed | 1,
+            wall: now.wall,
             placement,
             router: Router::new(Arc::clone(&policy.routes)),
             sources: Sources::new(&policy.pools),
@@ -129,7 +131,7 @@ impl Core {
     }
 
     /// The next pseudo-random number: splitmix64, so that a seed replays a run.
-    pub(super) fn next_random(&mut self) -> u64 {
+    pub fn next_random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.random;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -231,7 +233,7 @@ impl Core {
         &self.backlog
     }
 
-    /// The paths of this shard.
+    /// The paths of this shard, and where their effects go.
     pub fn owner(&mut self) -> (&mut Owner, &mut VecDeque<Effect>) {
         (&mut self.owner, &mut self.effects)
     }
@@ -239,6 +241,7 @@ impl Core {
     /// Moves time on: due recipients go towards their paths as far as there is room. True when there is more to do at
     /// once.
     pub fn step(&mut self, now: Now, clock: ClockState) -> bool {
+        self.wall = now.wall;
         self.policy.set_clock_trusted(clock.may_expire());
         let more = self.backlog.advance(now.wall, clock, ADVANCE_BUDGET).more;
         self.expire(now);
@@ -366,6 +369,11 @@ impl Core {
         self.owner.arrived(item, &mut self.effects);
     }
 
+    /// A fact that nothing waits for.
+    pub fn report_fact(&mut self, fact: Box<Fact>) {
+        self.note(Some(fact), None);
+    }
+
     /// Counts a note to the ledger.
     pub(super) fn note(&mut self, event: Option<Box<Fact>>, then: Option<AfterSync>) {
         self.notes += 1;
@@ -388,7 +396,7 @@ impl Core {
 
     /// The recipient needs nothing more.
     pub(super) fn done(&mut self, key: RcptKey, id: SpoolId, index: u16) {
-        self.effects.push_back(Effect::Ack(AckEntry::done(id, index)));
+        self.effects.push_back(Effect::Ack(events::done(id, index, self.wall)));
         if let Some(finished) = self.backlog.finish(key) {
             self.forget_fresh(finished.id);
             self.effects.push_back(Effect::Retire(finished.id, finished.place));

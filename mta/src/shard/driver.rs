@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use queue::ack::AckPort;
+use queue::ack::{AckPort, AckStop};
 use queue::scheduled::{ClockGuard, ClockState};
 use queue::spool::{Answer, Commit, Port, RecordRef, Spool};
 use queue::{MoveReason, SpoolId, UnixMillis};
@@ -16,6 +16,7 @@ use tokio::sync::{oneshot, Notify};
 
 use super::core::{Core, Fresh, Now};
 use super::effect::{Effect, Returned};
+use super::events;
 use super::item::{PathKey, Settlement, ShardId};
 use super::jobs;
 use super::ledger::{LedgerState, Note, NoteQueue};
@@ -106,7 +107,8 @@ impl Shard {
     /// Both clocks.
     #[must_use]
     pub fn now(&self) -> Now {
-        Now { wall: wall().secs(), steady: Instant::now() }
+        let millis = wall();
+        Now { wall: millis.secs(), millis, steady: Instant::now() }
     }
 
     fn clock_state(&self, now: Now) -> ClockState {
@@ -126,6 +128,7 @@ impl Shard {
                 self.retry_outbox();
                 let more = {
                     let mut core = self.core.borrow_mut();
+                    core.set_sources(&self.links.outbound.egress.table());
                     core.set_stopped(self.links.ledger.stopped.load(Ordering::Acquire) || self.congested());
                     core.step(now, clock)
                 };
@@ -175,7 +178,7 @@ impl Shard {
     fn carry_out_one(self: &Rc<Self>, effect: Effect) {
         match effect {
             Effect::Ack(entry) => {
-                if let Err(stop) = self.acks.borrow_mut().append(entry) {
+                if let Err(stop) = self.acks.borrow_mut().append(&entry) {
                     // The entry is in the outbox: it goes first when there is room again.
                     self.links.ledger.stopped.store(true, Ordering::Release);
                     tracing::error!(%stop, "the ack log takes no more entries; delivery stops");
@@ -193,14 +196,8 @@ impl Shard {
 
     /// Notes keep their order: what found no room goes before what comes later.
     fn note(&self, note: Note) {
-        let mut waiting = self.notes.borrow_mut();
-        waiting.push_back(note);
-        while let Some(note) = waiting.pop_front() {
-            if let Err(note) = self.links.notes.push(note) {
-                waiting.push_front(note);
-                return;
-            }
-        }
+        self.notes.borrow_mut().push_back(note);
+        self.flush_notes();
     }
 
     fn retry_outbox(self: &Rc<Self>) {
@@ -208,15 +205,7 @@ impl Shard {
         for effect in waiting {
             self.carry_out_one(effect);
         }
-        if !self.notes.borrow().is_empty() {
-            let first = self.notes.borrow_mut().pop_front();
-            if let Some(note) = first {
-                let mut rest = self.notes.borrow_mut();
-                rest.push_front(note);
-                drop(rest);
-                self.flush_notes();
-            }
-        }
+        self.flush_notes();
     }
 
     fn flush_notes(&self) {
@@ -299,22 +288,28 @@ impl Shard {
         });
     }
 
-    /// Appends the intents of an item; the last byte may leave only after this said Ok.
-    pub fn record_intents(&self, item: &super::item::Item, now: Now) -> Result<(), queue::ack::AckStop> {
+    /// Appends the intents for some recipients of an item; the last byte may leave only after this said Ok.
+    pub fn record_intents(&self, item: &super::item::Item, positions: &[usize], now: Now) -> Result<(), AckStop> {
         if self.links.ledger.stopped.load(Ordering::Acquire) {
-            return Err(queue::ack::AckStop::default());
+            return Err(AckStop::Disk);
         }
         let mut acks = self.acks.borrow_mut();
-        for entry in super::owner::intents(item, now) {
-            acks.append(entry)?;
+        for recipient in positions.iter().filter_map(|at| item.recipients.get(*at)) {
+            acks.append(&events::intent(item.id, recipient, now.wall))?;
         }
         Ok(())
     }
 
+    /// A number that is given once.
+    pub fn next_number(&self) -> u64 {
+        let number = self.next_token.get();
+        self.next_token.set(number + 1);
+        (u64::from(self.links.id) << 48) | number
+    }
+
     /// Makes a message durable; waits for the disk. The answer is the place, or why not.
     pub async fn commit(&self, commit: Commit) -> Answer {
-        let token = self.next_token.get();
-        self.next_token.set(token + 1);
+        let token = self.next_number();
         let (done, wait) = oneshot::channel();
         self.commits.borrow_mut().insert(token, done);
         if let Err((refusal, _)) = self.links.spool.submit(&self.port, token, commit) {
@@ -379,7 +374,6 @@ impl Shard {
             }
             ShardMail::Recovered(message) => core.recovered(*message, now),
             ShardMail::RecoveryDone => core.recovery_done(),
-            ShardMail::Source(index, usable, name) => core.source_changed(index, usable, &name),
             ShardMail::Inspect(look) => look(&core),
             ShardMail::Policy(policy) => core.set_policy(policy),
             ShardMail::Drain => {
@@ -417,6 +411,12 @@ impl Shard {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.connections.get()
+    }
+
+    /// True while the ledger can't be written: nothing is accepted and nothing leaves.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.links.ledger.stopped.load(Ordering::Acquire)
     }
 
     /// True once a drain began.

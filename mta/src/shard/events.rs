@@ -4,8 +4,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use queue::ack::AckEntry;
-use queue::{Envelope, Outcome, SpoolId, UnixMillis, UnixSecs};
+use queue::ack::{AckEntry, AckKind};
+use queue::{Envelope, HoldReason, Outcome, SpoolId, UnixMillis, UnixSecs};
 
 use super::core::Now;
 use super::decide::Decision;
@@ -30,7 +30,7 @@ pub struct PeerInfo {
 }
 
 /// What happened, as the ledger is told.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Fact {
     /// One attempt for one recipient.
     Attempt {
@@ -95,10 +95,50 @@ impl Fact {
     }
 }
 
-/// The ack log's word on a decision.
+/// "The last byte leaves next": recorded before it does.
+#[must_use]
+pub fn intent(id: SpoolId, recipient: &ItemRecipient, now: UnixSecs) -> AckEntry {
+    AckEntry {
+        id,
+        rcpt: recipient.index,
+        kind: AckKind::Intent,
+        attempt: recipient.attempts.saturating_add(1),
+        unknowns: recipient.unknowns,
+        code: 0,
+        time: now,
+        due: UnixSecs(0),
+    }
+}
+
+/// The verdict on a decision, with the next due time.
 #[must_use]
 pub fn verdict(id: SpoolId, index: u16, decision: &Decision, now: UnixSecs) -> AckEntry {
-    AckEntry::verdict(id, index, decision.outcome.kind, decision.attempts, decision.outcome.code, now, decision.due)
+    AckEntry {
+        id,
+        rcpt: index,
+        kind: AckKind::Verdict(decision.outcome.kind),
+        attempt: decision.attempts,
+        unknowns: decision.unknowns,
+        code: decision.outcome.code,
+        time: now,
+        due: decision.due.unwrap_or(UnixSecs(0)),
+    }
+}
+
+/// All consequences are durable.
+#[must_use]
+pub fn done(id: SpoolId, index: u16, now: UnixSecs) -> AckEntry {
+    entry_of(id, index, AckKind::Done, now)
+}
+
+/// Held until someone decides.
+#[must_use]
+pub fn held(id: SpoolId, index: u16, reason: HoldReason, now: UnixSecs) -> AckEntry {
+    entry_of(id, index, AckKind::Held(reason), now)
+}
+
+fn entry_of(id: SpoolId, rcpt: u16, kind: AckKind, time: UnixSecs) -> AckEntry {
+    AckEntry { id, rcpt, kind, attempt: 0, unknowns: 0, code: 0, time, due: UnixSecs(0) }
 }
 
 /// The fact of an attempt.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use queue::envelope::EnvelopeError;
 use queue::error::ReadError;
 use queue::spool::{Commit, Labels, RecordRef, Spool, Stored};
 use queue::{Body, Envelope, SpoolId};
@@ -14,35 +15,24 @@ use super::item::{Item, PathKey, Settlement};
 use super::mail::{Composed, ShardMail};
 use super::owner::RenderResult;
 use crate::bounce::dsn;
-use crate::message::header::{self, Name};
-use crate::message::key::DkimKey;
+use crate::message::key::Keyring;
 use crate::message::render::{self, BodyForm};
-use crate::message::{address, canonical};
 
 /// What render jobs need besides the message.
 pub struct RenderContext {
     /// The spool.
     pub spool: Arc<Spool>,
     /// Signing keys.
-    pub keys: ArcSwap<Vec<Arc<DkimKey>>>,
+    pub keys: ArcSwap<Keyring>,
     /// Our name.
     pub host: String,
 }
 
 impl RenderContext {
-    /// Keys that sign for a From domain: those of the domain itself, else of the nearest parent that has any.
+    /// With these keys.
     #[must_use]
-    pub fn keys_for(&self, domain: &str) -> Vec<Arc<DkimKey>> {
-        let keys = self.keys.load();
-        let mut name = domain;
-        loop {
-            let found: Vec<_> = keys.iter().filter(|k| k.domain == name).cloned().collect();
-            match name.split_once('.') {
-                _ if !found.is_empty() => return found,
-                Some((_, parent)) => name = parent,
-                None => return found,
-            }
-        }
+    pub fn new(spool: Arc<Spool>, keys: Keyring, host: String) -> Self {
+        Self { spool, keys: ArcSwap::from_pointee(keys), host }
     }
 
     fn stored(&self, item: &Item) -> Result<(Arc<Envelope>, Body), ReadError> {
@@ -61,8 +51,10 @@ impl RenderContext {
             Err(ReadError::Io { source, .. }) => return RenderResult::ReadFailed(source.to_string()),
             Err(error) => return RenderResult::Damaged(error.to_string()),
         };
-        let keys = if self.keys.load().is_empty() { Vec::new() } else { self.keys_for(&from_domain(&body)) };
-        match render::render(&body, &envelope, &keys, form) {
+        let ring = self.keys.load();
+        let author = if ring.is_empty() { None } else { render::author_domain(&body) };
+        let keys = author.as_deref().map_or(&[][..], |domain| ring.for_author(domain));
+        match render::render(&body, &envelope, keys, form) {
             Ok(rendered) => RenderResult::Done {
                 prefix: Arc::new(rendered.prefix),
                 body: rendered.body,
@@ -105,42 +97,27 @@ impl RenderContext {
             recipients: &recipients,
             original: &body,
         };
-        let dsn::Dsn { envelope: mut about, body } = dsn::compose(&report);
-        if about.body_hash.relaxed == [0; 32] {
-            about.body_hash.relaxed = canonical::hash_relaxed(&body[(about.flags.header_len as usize).min(body.len())..]);
-        }
-        about.report_of = Some((id, attempt));
-        Some(self.commit_of(about, body))
+        let dsn::Dsn { envelope: about, body } = dsn::compose(&report);
+        self.commit_of(about, body)
     }
 
     /// A message of our own as a commit.
-    fn commit_of(&self, envelope: Envelope, body: Body) -> Composed {
-        let commit = commit(self.spool.next_id(), &envelope, body);
-        Composed { commit, envelope: Arc::new(envelope) }
+    fn commit_of(&self, envelope: Envelope, body: Body) -> Option<Composed> {
+        let commit = commit(self.spool.next_id(), &envelope, body)
+            .inspect_err(|error| tracing::error!(%error, "a report could not be written; this is a defect of ours"))
+            .ok()?;
+        Some(Composed { commit, envelope: Arc::new(envelope) })
     }
 }
 
 /// The commit of a message.
-#[must_use]
-pub fn commit(id: SpoolId, envelope: &Envelope, body: Body) -> Commit {
-    Commit {
-        id,
-        version: queue::envelope::ENVELOPE_V1,
-        labels: Labels::of(envelope),
-        envelope: envelope.encode(),
-        body,
-    }
+pub fn commit(id: SpoolId, envelope: &Envelope, body: Body) -> Result<Commit, EnvelopeError> {
+    let archived = envelope.encode()?;
+    Ok(Commit { id, version: queue::envelope::ENVELOPE_V1, labels: Labels::of(envelope), envelope: archived, body })
 }
 
 fn place(at: (u32, u32)) -> RecordRef {
     super::driver::record_ref(at)
-}
-
-/// Domain of the From field, in lower case; empty when there is none.
-fn from_domain(message: &[u8]) -> String {
-    let Ok(header) = header::scan(message) else { return String::new() };
-    let Some(from) = header.first(Name::From) else { return String::new() };
-    address::list(&from.text(message), 1).first().map(|a| address::domain(a)).unwrap_or_default()
 }
 
 /// Loads and signs an item.

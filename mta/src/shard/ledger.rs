@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
-use queue::ack::AckLog;
+use queue::ack::{AckLog, DirStore};
 use queue::SpoolId;
 
 use super::mail::ShardMail;
@@ -58,7 +58,7 @@ pub struct Ledger {
 }
 
 struct Rounds {
-    log: AckLog,
+    log: AckLog<DirStore>,
     events: EventLog,
     shards: Vec<(NoteQueue, Sender<ShardMail>)>,
     taken: Vec<u64>,
@@ -78,7 +78,7 @@ impl Ledger {
 
     /// Starts the thread. `may_hold` says whether the spool could still hold a message.
     pub fn start(
-        log: AckLog,
+        log: AckLog<DirStore>,
         events: EventLog,
         shards: Vec<(NoteQueue, Sender<ShardMail>)>,
         may_hold: Box<dyn Fn(SpoolId) -> bool + Send>,
@@ -142,7 +142,7 @@ impl Rounds {
                 }
             }
         }
-        let synced = self.log.sync().map_err(|e| e.to_string()).and_then(|_| {
+        let synced = self.log.sync(super::driver::wall()).map_err(|e| e.to_string()).and_then(|_| {
             self.events.sync().map_err(|e| format!("the event log can't be written ({e}); look after its disk"))
         });
         match synced {

@@ -30,8 +30,6 @@ pub enum ShardMail {
     Recovered(Box<super::recovery::RecoveredMessage>),
     /// Everything on disk has been scheduled.
     RecoveryDone,
-    /// A source became usable (with its name) or not.
-    Source(u16, bool, String),
     /// Tell what is queued.
     Inspect(Box<dyn FnOnce(&super::core::Core) + Send>),
     /// The configuration changed.

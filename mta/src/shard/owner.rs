@@ -4,7 +4,6 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use queue::ack::AckEntry;
 use queue::{Body, BodyFlags, BounceClass, Envelope, HoldReason, MoveReason, Outcome, OutcomeKind, SpoolId};
 use smallvec::SmallVec;
 
@@ -273,6 +272,31 @@ impl Owner {
         }
     }
 
+    /// A connection stands, or failed to: it is no longer being made.
+    pub fn connected(&mut self, key: &PathKey) {
+        if let Some(path) = self.paths.get_mut(key) {
+            path.connected();
+        }
+    }
+
+    /// The source of a path may not send any more: what waits goes back and finds another.
+    pub fn source_gone(&mut self, key: &PathKey, _now: Now, effects: &mut VecDeque<Effect>) {
+        let Some(path) = self.paths.get_mut(key) else { return };
+        path.connected();
+        path.closed();
+        for item in path.drain() {
+            effects.push_back(Effect::Return(item.home, item, Returned::Back(MoveReason::NoSource, None)));
+        }
+    }
+
+    /// Recipients that a transaction left untried go first in the next one.
+    pub fn put_back_front(&mut self, item: Box<Item>, effects: &mut VecDeque<Effect>) {
+        match self.paths.get_mut(&item.path) {
+            Some(path) => path.put_back_front(item),
+            None => effects.push_back(Effect::Return(item.home, item, Returned::Back(MoveReason::NoRoom, None))),
+        }
+    }
+
     /// A connection ended. `unexplained`: it was closed by the peer in the middle of something, without a reply.
     pub fn closed(&mut self, key: &PathKey, unexplained: bool) {
         if let Some(path) = self.paths.get_mut(key) {
@@ -312,11 +336,6 @@ impl Owner {
     pub fn shard(&self) -> ShardId {
         self.shard
     }
-}
-
-/// The entries that must be in the ack log before the last byte of `item` leaves.
-pub fn intents(item: &Item, now: Now) -> impl Iterator<Item = AckEntry> + '_ {
-    item.recipients.iter().map(move |r| AckEntry::intent(item.id, r.index, r.attempts.saturating_add(1), now.wall))
 }
 
 /// A deferral that is our own fault.

@@ -169,6 +169,16 @@ impl Path {
         Some(item)
     }
 
+    /// Puts recipients that were not tried before everything else.
+    pub fn put_back_front(&mut self, item: Box<Item>) {
+        match &mut self.rest {
+            // Of the same message: they go together again.
+            Some(rest) if rest.id == item.id && rest.form == item.form => rest.recipients.extend(item.recipients),
+            Some(_) => self.staged.push(item),
+            None => self.rest = Some(item),
+        }
+    }
+
     /// Learns from the outcomes of a transaction.
     pub fn observe(&mut self, outcomes: &[Outcome], now: Now) {
         if outcomes.iter().all(|o| o.kind != OutcomeKind::Unknown) {

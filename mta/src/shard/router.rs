@@ -21,6 +21,8 @@ pub struct Plan {
     pub route: Arc<Route>,
     /// The static route it came from; `None` for MX routing.
     pub fixed: Option<Arc<resolved::Route>>,
+    /// Its number in the configuration.
+    pub index: Option<usize>,
 }
 
 impl Plan {
@@ -124,12 +126,13 @@ impl Router {
     pub fn answered(&mut self, question: Question, answer: Result<Arc<Route>, RouteError>, now: Instant) {
         let entry = match answer {
             Ok(route) => {
-                let fixed = match &question {
-                    Question::Fixed(index) => self.routes.get(*index).cloned().map(Arc::new),
+                let index = match &question {
+                    Question::Fixed(index) => Some(*index),
                     Question::Domain(_) => None,
                 };
+                let fixed = index.and_then(|index| self.routes.get(index)).cloned().map(Arc::new);
                 let until = route.expires;
-                Entry::Known(Arc::new(Plan { route, fixed }), until)
+                Entry::Known(Arc::new(Plan { route, fixed, index }), until)
             }
             Err(error) => Entry::Refused(error, now + REFUSAL_TTL),
         };

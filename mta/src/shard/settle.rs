@@ -126,7 +126,7 @@ impl Core {
     /// Holds a recipient, durably.
     pub(super) fn hold(&mut self, key: RcptKey, id: SpoolId, index: u16, reason: HoldReason) {
         self.backlog.hold(key, reason);
-        self.effects.push_back(Effect::Ack(queue::ack::AckEntry::held(id, index, reason)));
+        self.effects.push_back(Effect::Ack(events::held(id, index, reason, self.wall)));
     }
 
     /// The queue's route is refused: for now, or for good.

@@ -1,8 +1,8 @@
 //! Replies of an SMTP server, read from the wire by us as the client. Pure.
 //!
-//! RFC 5321 section 4.2: three digits, then a hyphen (more lines follow) or a space or nothing, then text. Tolerant where
-//! it does no harm (bare LF, a missing text, differing codes in one reply: the last line's counts), strict where it would
-//! (no digits, endless lines). Never keeps more than [`TEXT_MAX`] bytes of what a peer says.
+//! RFC 5321 section 4.2: three digits, then a hyphen (more lines follow) or a space or nothing, then text. Tolerant
+//! where it does no harm (bare LF, a missing text, differing codes in one reply: the last line's counts), strict where
+//! it would (no digits, endless lines). Never keeps more than [`TEXT_MAX`] bytes of what a peer says.
 
 use std::fmt;
 

@@ -33,11 +33,6 @@ impl FileDisk {
         Ok(Self { dir: dir.to_owned(), direct, files: Mutex::new(HashMap::new()) })
     }
 
-    /// Whether O_DIRECT works here; the reason when not.
-    pub fn direct(&self) -> Result<(), &str> {
-        self.direct.as_ref().map(|()| ()).map_err(String::as_str)
-    }
-
     fn path(&self, slot: u32) -> PathBuf {
         self.dir.join(format!("seg-{slot:04}"))
     }
@@ -122,7 +117,8 @@ fn probe_direct(dir: &Path) -> Result<(), String> {
     let result = tried();
     // A probe left behind is removed by the next listing.
     let _ = fs::remove_file(&path);
-    result.map_err(|error| format!("O_DIRECT does not work in {}: {error}", dir.display()))
+    result
+        .map_err(|error| format!("O_DIRECT does not work in {} ({error}); put the spool on ext4 or xfs", dir.display()))
 }
 
 fn fit_for_direct(bytes: &[u8]) -> bool {
@@ -197,7 +193,9 @@ impl Disk for FileDisk {
         self.close_slot(slot);
         let path = self.damaged_path(&format!("seg-{slot:04}"))?;
         fs::rename(self.path(slot), &path)?;
-        fs::write(path.with_extension("why"), reason)?;
+        let mut why = path.clone().into_os_string();
+        why.push(".why");
+        fs::write(why, format!("slot {slot}, the whole file: {reason}\n"))?;
         self.sync_dir()?;
         Ok(path.display().to_string())
     }
@@ -228,6 +226,10 @@ impl Disk for FileDisk {
         let file = self.open_slot(slot)?;
         posix_fadvise(&*file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
         Ok(crate::sys::FileMap::new(&file)?.resident_pages()? == 0)
+    }
+
+    fn direct(&self) -> Result<(), String> {
+        self.direct.clone()
     }
 
     fn file(&self, slot: u32) -> Option<io::Result<Arc<File>>> {

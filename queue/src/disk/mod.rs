@@ -57,6 +57,8 @@ pub trait Disk: Send + Sync {
     fn map(&self, slot: u32) -> Option<io::Result<Arc<Map>>>;
     /// Drops what the kernel keeps of the slot in memory. True when nothing is left there.
     fn forget_cache(&self, slot: u32) -> io::Result<bool>;
+    /// Whether writes go past the page cache; in words why not, and what to do about it.
+    fn direct(&self) -> Result<(), String>;
     /// The open file of the slot, for the ring.
     fn file(&self, slot: u32) -> Option<io::Result<Arc<std::fs::File>>>;
 }

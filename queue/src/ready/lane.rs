@@ -1,7 +1,7 @@
 //! One class of a ready queue: tenants share it by weight, within a tenant priority decides, then age.
 //!
-//! Fairness is by virtual time: every tenant's next item has a finish tag, the last tag plus one over its weight, and the
-//! lowest tag goes. A tenant that comes back starts at the present, so nobody saves up turns while idle.
+//! Fairness is by virtual time: every tenant's next item has a finish tag, the last tag plus one over its weight, and
+//! the lowest tag goes. A tenant that comes back starts at the present, so nobody saves up turns while idle.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -188,7 +188,8 @@ impl<T> ReadyQueue<T> {
         self.state == ReadyState::Ready
     }
 
-    /// Takes out everything, in any state: the path is gone, or the process stops. Order is that of `pop` within a class.
+    /// Takes out everything, in any state: the path is gone, or the process stops. Order is that of `pop` within a
+    /// class.
     pub fn drain(&mut self) -> Vec<T> {
         let mut items = Vec::with_capacity(self.len());
         for lane in &mut self.lanes {

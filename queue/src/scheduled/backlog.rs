@@ -232,8 +232,8 @@ impl Backlog {
     /// Gives a taken (or held, or expired) recipient back: due at `due`, with its counts as they are now.
     ///
     /// With the reasons `NoRoom`, `Throttled` and `Shutdown` and a due time that has come, it goes before those that
-    /// wait. Recipients of one message travel together again when they are put back with the same due time. False when the
-    /// recipient is not with the caller.
+    /// wait. Recipients of one message travel together again when they are put back with the same due time. False when
+    /// the recipient is not with the caller.
     pub fn put_back(&mut self, rcpt: RcptKey, due: UnixSecs, attempts: u16, unknowns: u8, reason: MoveReason) -> bool {
         if !self.state_is(rcpt, &[RcptState::Taken, RcptState::Held, RcptState::Expired]) {
             return false;
@@ -308,8 +308,8 @@ impl Backlog {
         true
     }
 
-    /// Hands out up to `max` recipients held for `reason`, longest held first, for the caller to release (`put_back`) or
-    /// to bounce (`finish`). Returns how many.
+    /// Hands out up to `max` recipients held for `reason`, longest held first, for the caller to release (`put_back`)
+    /// or to bounce (`finish`). Returns how many.
     pub fn take_held(&mut self, reason: HoldReason, max: usize, out: &mut Vec<Taken>) -> usize {
         let mut count = 0;
         while count < max {
@@ -317,6 +317,21 @@ impl Backlog {
             self.detach(key);
             out.extend(self.taken(key));
             count += 1;
+        }
+        count
+    }
+
+    /// Hands out, from any state, those recipients of a message that `wanted` names by their number in the envelope. Looks
+    /// at every recipient: for the few whose consequences a start must repeat, not for the mail path.
+    pub fn take_recipients(&mut self, msg: MsgKey, wanted: impl Fn(u16) -> bool, out: &mut Vec<Taken>) -> usize {
+        let keys = self.recipients_of(msg);
+        let mut count = 0;
+        for key in keys {
+            if self.rcpts.live(key.0).is_some_and(|entry| wanted(entry.rcpt)) {
+                self.detach(key.0);
+                out.extend(self.taken(key.0));
+                count += 1;
+            }
         }
         count
     }

@@ -35,7 +35,8 @@ pub struct ClockGuard {
 }
 
 impl ClockGuard {
-    /// Judges one reading: `wall` with `steady` seconds of a clock nobody sets, and whether the wall clock is synchronised.
+    /// Judges one reading: `wall` with `steady` seconds of a clock nobody sets, and whether the wall clock is
+    /// synchronised.
     ///
     /// A jump that happens on the way from unsynchronised to synchronised is the correction one waits for, and none.
     pub fn observe(&mut self, wall: UnixSecs, steady: u64, synced: bool) -> ClockState {

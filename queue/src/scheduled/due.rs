@@ -36,7 +36,8 @@ pub struct Advanced {
     pub due: usize,
     /// The budget ended the work: call again soon.
     pub more: bool,
-    /// The clock went back behind the wheel, by this many seconds: all waiting recipients were hung in anew, in one pass.
+    /// The clock went back behind the wheel, by this many seconds: all waiting recipients were hung in anew, in one
+    /// pass.
     pub went_back: u32,
 }
 
@@ -145,9 +146,9 @@ impl Backlog {
         None
     }
 
-    /// Takes up to `max` due recipients of one class out of a queue, by priority, oldest first. Recipients of one message
-    /// that became due together come together. Those past their end are not handed out but await [`Backlog::expired`].
-    /// Returns how many were added to `out`.
+    /// Takes up to `max` due recipients of one class out of a queue, by priority, oldest first. Recipients of one
+    /// message that became due together come together. Those past their end are not handed out but await
+    /// [`Backlog::expired`]. Returns how many were added to `out`.
     pub fn take(&mut self, queue: QueueKey, class: Class, max: usize, out: &mut Vec<Taken>) -> usize {
         let mut count = 0;
         for band in 0..BANDS {

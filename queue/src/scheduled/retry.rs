@@ -76,8 +76,8 @@ impl RetrySchedule {
 
     /// What follows attempt number `attempts` (the one that is over, from 1) of a message accepted at `received`.
     ///
-    /// `random` spreads recipients that failed together; give one number for all recipients of a transaction, so that they
-    /// stay together. No wait reaches beyond the give-up age: the end is told when it comes, not hours later.
+    /// `random` spreads recipients that failed together; give one number for all recipients of a transaction, so that
+    /// they stay together. No wait reaches beyond the give-up age: the end is told when it comes, not hours later.
     #[must_use]
     pub fn next(
         &self,
@@ -136,7 +136,7 @@ fn secs(delay: Duration) -> u32 {
 /// `delay` give or take `percent` of it.
 fn spread(delay: u32, percent: u32, random: u32) -> u32 {
     let reach = u64::from(delay) * u64::from(percent) / 100;
-    let offset = u64::from(random) * (2 * reach + 1) >> 32;
+    let offset = (u64::from(random) * (2 * reach + 1)) >> 32;
     u32::try_from((u64::from(delay) + offset).saturating_sub(reach)).unwrap_or(u32::MAX)
 }
 

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::cold::Cold;
 use super::segment::Segment;
 use super::shared::Shared;
 use crate::disk::Space;
@@ -12,20 +13,18 @@ use crate::disk::Space;
 const ROUND: Duration = Duration::from_millis(250);
 
 /// Works until the spool closes.
-pub(super) fn run(shared: &Arc<Shared>) {
+pub(super) fn run(shared: &Arc<Shared>, mut cold: Cold) {
     while !shared.closing.load(Ordering::Acquire) {
-        round(shared);
+        for segment in shared.table.all() {
+            if segment.is_spent() && recycle(shared, &segment) {
+                cold.forget_cut_off(segment.number);
+            }
+        }
+        keep_spares(shared);
+        cold.round(shared);
         shared.wait_for_nudge(ROUND);
     }
-}
-
-fn round(shared: &Arc<Shared>) {
-    for segment in shared.table.all() {
-        if segment.is_spent() {
-            recycle(shared, &segment);
-        }
-    }
-    keep_spares(shared);
+    cold.close(shared);
 }
 
 fn keep_spares(shared: &Shared) {
@@ -47,9 +46,9 @@ fn keep_spares(shared: &Shared) {
 
 /// Gives the file of a segment without life back. Its pages must be out of memory first: one that stays would turn a
 /// later O_DIRECT write into slow work of the kernel.
-fn recycle(shared: &Shared, segment: &Segment) {
+fn recycle(shared: &Shared, segment: &Segment) -> bool {
     if !segment.unmap() {
-        return;
+        return false;
     }
     let done = if segment.bytes != shared.settings.segment_bytes || shared.spares() > shared.settings.spares + 1 {
         shared.disk.remove(segment.slot).map(|()| None)
@@ -57,7 +56,7 @@ fn recycle(shared: &Shared, segment: &Segment) {
         match shared.disk.forget_cache(segment.slot) {
             Ok(true) => shared.write_spare(segment.slot, segment.generation).map(Some),
             // Pages still there, or unknown: the next round asks again.
-            Ok(false) => return,
+            Ok(false) => return false,
             Err(error) => Err(error),
         }
     };
@@ -65,7 +64,11 @@ fn recycle(shared: &Shared, segment: &Segment) {
         Ok(spare) => {
             shared.note_recycled(segment.number);
             spare.into_iter().for_each(|spare| shared.put_spare(spare));
+            true
         }
-        Err(error) => shared.report(&format!("seg-{:04} can't be recycled: {error}", segment.slot)),
+        Err(error) => {
+            shared.report(&format!("seg-{:04} can't be recycled: {error}", segment.slot));
+            false
+        }
     }
 }

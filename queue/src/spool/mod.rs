@@ -15,6 +15,7 @@
 //! | `read` | messages read back |
 //! | [`superblock`], [`records`], [`labels`], [`footer`] | the bytes |
 
+mod cold;
 pub mod commit;
 pub mod compact;
 mod drive;
@@ -56,6 +57,7 @@ use crate::envelope::{Class, Envelope};
 use crate::error::{OpenError, ReadError, Refusal};
 use crate::id::SpoolId;
 use crate::time::UnixMillis;
+use cold::Cold;
 use drive::Feeder;
 use port::Ticket;
 use recover::{segment_of, survey};
@@ -120,13 +122,14 @@ impl Spool {
             shared.put_spare(spare);
         }
         shared.look_at_room();
-        let writer = Writer::new(config, Buffer::pool(BUFFERS), cut_offs);
+        let writer = Writer::new(config, Buffer::pool(BUFFERS), cut_offs.clone());
         let feeder = Feeder::new(Arc::clone(&shared), writer);
         let threads = vec![
             drive::start(feeder)?,
             spawn("spool maintenance", {
                 let shared = Arc::clone(&shared);
-                move || maintain::run(&shared)
+                let cold = Cold::new(config, cut_offs.clone());
+                move || maintain::run(&shared, cold)
             })?,
         ];
         let spool = Arc::new(Self { shared: Arc::clone(&shared), threads: Mutex::new(threads), _lock: lock });
@@ -192,12 +195,7 @@ impl Spool {
     /// No recipient of the message is open and all consequences are durable: its bytes may go. Doing it twice does
     /// nothing.
     pub fn retire(&self, id: SpoolId, at: RecordRef) {
-        let place = self.shared.table.forget_moves(id, at);
-        let Some(segment) = self.shared.table.get(place.segment) else { return };
-        segment.live().retire(place.offset16);
-        if segment.is_spent() {
-            self.shared.nudge();
-        }
+        self.shared.retire(id, at);
     }
 
     /// Whether a segment that is not durably recycled may still hold this message, retired or not.

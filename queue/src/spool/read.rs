@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, PoisonError};
 
-use super::commit::RecordRef;
+use super::commit::{Commit, RecordRef};
+use super::labels::Labels;
 use super::records::{RecordFault, RecordHeader, Shape, RECORD_HEADER};
 use super::segment::{Phase, Segment};
 use super::shared::Shared;
@@ -35,7 +36,7 @@ impl BodyOwner for ReadBytes {
 const GUESS: usize = 4 * BLOCK;
 
 /// The bytes of one record inside of what owns them.
-struct Raw {
+pub(super) struct Raw {
     owner: Arc<dyn BodyOwner>,
     start: usize,
     header: RecordHeader,
@@ -54,6 +55,16 @@ impl Raw {
             return Err(RecordFault::Envelope.text());
         }
         Envelope::decode(self.header.version, bytes).map_err(|_| "the envelope does not validate")
+    }
+
+    /// The record as it was committed, for a copy of it; both checksums verified.
+    pub(super) fn into_commit(self) -> Result<Commit, &'static str> {
+        self.envelope()?;
+        let mut envelope = rkyv::util::AlignedVec::with_capacity(self.header.env_len as usize);
+        envelope.extend_from_slice(self.part(self.shape.env_at, self.header.env_len));
+        let labels = Labels::parse(self.part(RECORD_HEADER, self.header.labels_len)).ok_or("labels do not add up")?;
+        let (id, version) = (SpoolId(self.header.id), self.header.version);
+        Ok(Commit { id, version, labels, envelope, body: self.body()? })
     }
 
     fn body(self) -> Result<Body, &'static str> {
@@ -82,19 +93,35 @@ impl Shared {
 
     fn fetch(&self, id: SpoolId, at: RecordRef) -> Result<(RecordRef, Raw), ReadError> {
         let place = self.table.resolve(id, at);
+        let result = self.fetch_at(id, place);
+        // Compaction may have moved the record and recycled its segment while it was read.
+        match result {
+            Err(_) if self.table.get(place.segment).is_none() && self.table.resolve(id, at) != place => {
+                self.fetch_at(id, self.table.resolve(id, at))
+            }
+            other => other,
+        }
+    }
+
+    fn fetch_at(&self, id: SpoolId, place: RecordRef) -> Result<(RecordRef, Raw), ReadError> {
         let gone = ReadError::Gone { segment: place.segment, offset: place.offset() };
         let Some(segment) = self.table.get(place.segment) else { return Err(gone) };
-        let io = |source| ReadError::Io { segment: place.segment, source };
-        let raw = match self.map_of(&segment) {
-            Some(map) => from_map(&map?, &segment, place),
-            None => from_disk(&*self.disk, &segment, place).map_err(io)?,
-        };
-        let raw = raw.map_err(|what| damaged(place, what))?;
+        let raw = self.read_raw(&segment, place)?;
         if raw.header.id == id.0 {
             Ok((place, raw))
         } else {
             Err(gone)
         }
+    }
+
+    /// The record at a place, its header verified.
+    pub(super) fn read_raw(&self, segment: &Segment, place: RecordRef) -> Result<Raw, ReadError> {
+        let io = |source| ReadError::Io { segment: place.segment, source };
+        let raw = match self.map_of(segment) {
+            Some(map) => from_map(&map?, segment, place),
+            None => from_disk(&*self.disk, segment, place).map_err(io)?,
+        };
+        raw.map_err(|what| damaged(place, what))
     }
 
     /// The map of a sealed segment, made when first asked for. `None` when it is to be read from the disk.
@@ -131,23 +158,32 @@ fn from_map(map: &Arc<Map>, segment: &Segment, at: RecordRef) -> Result<Raw, &'s
     Ok(Raw { owner: Arc::clone(map) as Arc<dyn BodyOwner>, start, header, shape })
 }
 
+fn blocks(len: usize) -> usize {
+    len.div_ceil(BLOCK) * BLOCK
+}
+
 fn from_disk(disk: &dyn Disk, segment: &Segment, at: RecordRef) -> std::io::Result<Result<Raw, &'static str>> {
     let offset = at.offset();
     let block = offset / BLOCK as u64 * BLOCK as u64;
     let start = (offset - block) as usize;
     let lost = RecordFault::Header.text();
     let room = segment.bytes.saturating_sub(block);
-    let mut bytes = aligned((GUESS as u64).min(room) as usize);
-    disk.read_at(segment.slot, block, &mut bytes)?;
-    let Some(peeked) = bytes.get(start..).and_then(RecordHeader::peek) else { return Ok(Err(lost)) };
+    let read = |len: usize| {
+        let mut bytes = aligned((len as u64).min(room) as usize);
+        disk.read_at(segment.slot, block, &mut bytes).map(|()| bytes)
+    };
+    // The guess may reach into blocks of others that can't be read.
+    let mut bytes = read(GUESS).or_else(|_| read(blocks(start + RECORD_HEADER)))?;
+    let Some(peeked) = bytes.get(start..).and_then(RecordHeader::peek) else {
+        return Ok(Err(lost));
+    };
     let shape = peeked.shape();
-    let needed = (start + shape.len).div_ceil(BLOCK) * BLOCK;
+    let needed = blocks(start + shape.len);
     if needed as u64 > room {
         return Ok(Err(lost));
     }
     if needed > bytes.len() {
-        bytes = aligned(needed);
-        disk.read_at(segment.slot, block, &mut bytes)?;
+        bytes = read(needed)?;
     }
     let record = bytes.get(start..start + shape.len).unwrap_or_default();
     let Some((header, _)) = RecordHeader::parse(record, segment.epoch, offset, true) else { return Ok(Err(lost)) };

@@ -238,7 +238,6 @@ fn read_trailer(disk: &dyn Disk, slot: u32, block: &Superblock, protections: &Pr
 fn subject(used: &Used, cut: Option<&CutOff>, durable: u64) -> Subject {
     Subject {
         slot: used.slot,
-        number: used.block.number,
         epoch: used.block.epoch,
         bytes: used.block.segment_bytes,
         cut_off: cut.map(|cut| cut.offset),
@@ -271,6 +270,12 @@ impl Seen {
 }
 
 impl Recovery {
+    /// True when the spool was made just now: there was none before.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.survey.identity.is_none()
+    }
+
     /// Messages that opening already counted, an estimate for a progress line.
     #[must_use]
     pub fn expected(&self) -> u64 {

@@ -20,7 +20,6 @@ const WINDOW: usize = 1024 * 1024;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Subject {
     pub slot: u32,
-    pub number: u32,
     pub epoch: u64,
     pub bytes: u64,
     /// What lies behind was never acknowledged.

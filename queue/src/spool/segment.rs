@@ -63,13 +63,6 @@ impl Live {
         true
     }
 
-    /// Whether the record at this offset lives.
-    #[must_use]
-    pub fn is_live(&self, offset16: u32) -> bool {
-        let found = self.places.binary_search_by_key(&offset16, |place| place.0);
-        found.is_ok_and(|index| self.gone.get(index / 64).is_some_and(|word| word & (1 << (index % 64)) == 0))
-    }
-
     /// Offset and length in bytes of every living record.
     #[must_use]
     pub fn living(&self) -> Vec<(u64, u64)> {
@@ -109,7 +102,6 @@ impl Live {
 }
 
 /// A segment in use.
-
 pub struct Segment {
     /// Logical number.
     pub number: u32,
@@ -130,6 +122,8 @@ pub struct Segment {
     known: AtomicBool,
     /// Not to be recycled or compacted: damage was found in it.
     pub(super) kept: AtomicBool,
+    /// A record of it could not be copied: compaction leaves it alone.
+    pub(super) uncopied: AtomicBool,
     live: Mutex<Live>,
     pub(super) map: Mutex<Option<Arc<Map>>>,
 }
@@ -159,6 +153,7 @@ impl Segment {
             phase: AtomicU8::new(phase as u8),
             known: AtomicBool::new(known),
             kept: AtomicBool::new(false),
+            uncopied: AtomicBool::new(false),
             live: Mutex::new(Live::default()),
             map: Mutex::new(None),
         }
@@ -193,6 +188,12 @@ impl Segment {
         *self.live() = live;
         self.live().sort();
         self.known.store(true, Ordering::Release);
+    }
+
+    /// May compaction copy what lives in it?
+    pub(super) fn can_be_copied(&self) -> bool {
+        let left_alone = self.kept.load(Ordering::Acquire) || self.uncopied.load(Ordering::Acquire);
+        self.phase() == Phase::Sealed && self.is_known() && !left_alone
     }
 
     /// No living record, and none will come: its file can be used again.
@@ -293,7 +294,6 @@ mod tests {
         assert!(!live.retire(100 + 3 * 64), "twice");
         assert!(!live.retire(101), "no record starts there");
         assert_eq!((live.count(), live.bytes(), live.living().len()), (199, 199 * 48, 199));
-        assert!(!live.is_live(100 + 3 * 64) && live.is_live(100));
         live.sort();
         assert!(live.may_hold(7) && live.may_hold(206) && !live.may_hold(207) && !live.may_hold(6));
     }

@@ -185,19 +185,23 @@ impl Shared {
         }
     }
 
-    /// Makes a new segment file.
+    /// Makes a new segment file, with both superblocks.
     pub(super) fn create_spare(&self, space: Space) -> io::Result<Spare> {
         let slot = self.next_slot.fetch_add(1, Ordering::Relaxed);
-        let block = self.spare_block(0);
-        self.disk.create(slot, self.settings.segment_bytes, &block.encode(), space)?;
-        Ok(self.spare_of(slot, 0, space))
+        let mut blocks = self.spare_block(0).encode().to_vec();
+        blocks.extend_from_slice(&self.spare_block(1).encode());
+        self.disk.create(slot, self.settings.segment_bytes, &blocks, space)?;
+        Ok(self.spare_of(slot, 1, space))
     }
 
-    /// Writes a superblock that says "spare" over a segment without life, so that nothing in it comes back.
+    /// Writes superblocks that say "spare" over those of a segment without life, so that nothing in it comes back,
+    /// whichever copy is lost.
     pub(super) fn write_spare(&self, slot: u32, generation: u64) -> io::Result<Spare> {
-        let block = self.spare_block(generation + 1);
-        self.disk.write_at(slot, block.place(), &block.encode(), true)?;
-        Ok(self.spare_of(slot, generation + 1, Space::Written))
+        for step in 1..=2 {
+            let block = self.spare_block(generation + step);
+            self.disk.write_at(slot, block.place(), &block.encode(), true)?;
+        }
+        Ok(self.spare_of(slot, generation + 2, Space::Written))
     }
 
     pub(super) fn put_spare(&self, spare: Spare) {
@@ -261,6 +265,29 @@ impl Shared {
             return Err(Refusal::Full { free, needed });
         }
         Ok(())
+    }
+
+    /// Takes a message out of the living, wherever compaction has it by now.
+    pub(super) fn retire(&self, id: SpoolId, at: RecordRef) {
+        let place = self.table.forget_moves(id, at);
+        if self.retire_at(place) {
+            return;
+        }
+        // It may have been moved between the two looks.
+        let moved = self.table.forget_moves(id, at);
+        if moved != at {
+            self.retire_at(moved);
+        }
+    }
+
+    /// Takes the record at exactly this place out of the living; false when it was not among them.
+    pub(super) fn retire_at(&self, place: RecordRef) -> bool {
+        let Some(segment) = self.table.get(place.segment) else { return false };
+        let was_live = segment.live().retire(place.offset16);
+        if segment.is_spent() {
+            self.nudge();
+        }
+        was_live
     }
 
     /// A segment was opened by a writer.

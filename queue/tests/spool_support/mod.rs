@@ -1,6 +1,8 @@
 //! A spool in a directory that goes away with the test, and messages for it.
 #![allow(dead_code)] // each test file uses its part
 
+pub mod memory;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{mpsc, Arc};

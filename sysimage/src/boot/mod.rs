@@ -1,7 +1,7 @@
 //! The first process of the appliance: mounts, loopback, programs kept running, power off.
 //!
-//! The same program runs twice. In the initramfs it loads drivers and, when the command line names a `root=`, moves into
-//! it; there (or at once, without a root) it mounts the rest, reads [`conf`] and keeps programs running
+//! The same program runs twice. In the initramfs it loads drivers and, when the command line names a `root=`, moves
+//! into it; there (or at once, without a root) it mounts the rest, reads [`conf`] and keeps programs running
 //! ([`supervise`], [`backoff`]). It never parses a byte from the network and never returns.
 
 pub mod backoff;
@@ -20,6 +20,8 @@ use std::time::Duration;
 
 /// Printed when the programs are about to be started.
 pub const READY: &str = "sysimage: ready";
+/// Begins the line that says why a boot failed.
+pub const FAILED: &str = "sysimage: boot failed";
 /// Where the configuration of the boot is.
 pub const CONF: &str = "/etc/ringpost/boot.conf";
 /// The drivers of the initramfs, one path per line, in order.
@@ -30,7 +32,7 @@ const DISK_PATIENCE: Duration = Duration::from_secs(20);
 /// Be process 1. Whatever goes wrong is said on the console and ends in power off: a machine that hangs helps nobody.
 pub fn first_process(arguments: &[String]) -> ! {
     if let Err(e) = stages(arguments) {
-        println!("sysimage: boot failed: {e:#}");
+        println!("{FAILED}: {e:#}");
     }
     power_off()
 }

@@ -1,7 +1,7 @@
 //! Programs kept running by process 1.
 //!
-//! One thread collects ended processes (also those left behind by others), one reads the console, the first one decides.
-//! A program that ends is started again after [`Backoff`] says so; the end of the `test` program, or the line
+//! One thread collects ended processes (also those left behind by others), one reads the console, the first one
+//! decides. A program that ends is started again after [`Backoff`] says so; the end of the `test` program, or the line
 //! `poweroff` on the console, ends the machine.
 
 use super::backoff::Backoff;

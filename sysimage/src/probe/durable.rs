@@ -1,8 +1,8 @@
 //! `sysimage durable-probe`: append numbered blocks, say `ack N` after each, and on the next start say which are there.
 //!
 //! The console is the witness: whoever cuts the power compares the last `ack` it read with the `have` line after the
-//! next boot. Every acknowledged block must be whole. Without sync (`sync = false`) blocks are acknowledged too early on
-//! purpose: then the witness must find a loss, or it finds none ever.
+//! next boot. Every acknowledged block must be whole. Without sync (`sync = false`) blocks are acknowledged too early
+//! on purpose: then the witness must find a loss, or it finds none ever.
 
 use anyhow::{Context, Result};
 use std::fs::{File, OpenOptions};

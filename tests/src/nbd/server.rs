@@ -9,6 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 const EIO: u32 = 5;
@@ -29,6 +30,8 @@ struct Power {
     disk: Volatile,
     /// Rises at every cut; a connection of an older life may not touch the disk.
     life: u64,
+    /// Requests that are still served, and who wants to know when they are used up.
+    trip: Option<(u64, Sender<()>)>,
 }
 
 struct Shared {
@@ -46,7 +49,7 @@ impl Server {
     /// Serve `disk` at the socket `path`, which must not exist yet.
     pub fn start(disk: Volatile, path: &Path) -> io::Result<Server> {
         let listener = UnixListener::bind(path)?;
-        let power = Mutex::new(Power { disk, life: 0 });
+        let power = Mutex::new(Power { disk, life: 0, trip: None });
         let shared = Arc::new(Shared { power, counters: Counters::default() });
         let served = Arc::clone(&shared);
         std::thread::Builder::new().name("nbd accept".into()).spawn(move || {
@@ -68,7 +71,16 @@ impl Server {
     pub fn cut(&self, seed: u64) -> CutReport {
         let mut power = lock(&self.shared.power);
         power.life += 1;
+        power.trip = None;
         power.disk.cut(seed)
+    }
+
+    /// Let the disk fall silent in the middle of the `requests`-th write or flush from now: it is taken, and neither it
+    /// nor anything after it is answered. The receiver hears of it; [`Server::cut`] comes next.
+    pub fn trip_after(&self, requests: u64) -> Receiver<()> {
+        let (sender, receiver) = channel();
+        lock(&self.shared.power).trip = Some((requests, sender));
+        receiver
     }
 
     /// What the guest did so far.
@@ -140,6 +152,11 @@ fn carry_out(shared: &Shared, life: u64, request: &Request, data: &[u8]) -> Opti
     if power.life != life {
         return None;
     }
+    let changes = matches!(request.command, Command::Write | Command::Flush);
+    let silent = changes && trips(&mut power);
+    if silent && request.command == Command::Flush {
+        return None; // power went before the flush did anything
+    }
     let counters = &shared.counters;
     let error = match request.command {
         Command::Read => match power.disk.read(request.offset, request.length as usize) {
@@ -159,7 +176,21 @@ fn carry_out(shared: &Shared, life: u64, request: &Request, data: &[u8]) -> Opti
         Command::Disconnect => 0,
         Command::Other(_) => EINVAL,
     };
-    Some(wire::simple_reply(request.cookie, error))
+    (!silent).then(|| wire::simple_reply(request.cookie, error))
+}
+
+/// Count one request; true when the disk falls silent with it.
+fn trips(power: &mut Power) -> bool {
+    let Some((left, heard)) = &mut power.trip else { return false };
+    *left = left.saturating_sub(1);
+    if *left > 0 {
+        return false;
+    }
+    // Nobody listens when the test is over already.
+    heard.send(()).ok();
+    power.trip = None;
+    power.life += 1;
+    true
 }
 
 /// True when the transmission phase begins.
@@ -277,6 +308,18 @@ mod tests {
         assert_eq!(read, data);
         assert_eq!(server.image()[1024..1536], data[..]);
         assert_eq!(server.counters().flushes.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_tripped_disk_takes_the_last_write_and_says_nothing() {
+        let server = start("tripped");
+        let mut stream = connect(&server);
+        let heard = server.trip_after(2);
+        assert_eq!(ask(&mut stream, 1, 0, 0, 512, &[1; SECTOR]).unwrap(), 0);
+        assert!(heard.try_recv().is_err());
+        assert!(ask(&mut stream, 1, 0, 512, 512, &[2; SECTOR]).is_err());
+        assert!(heard.try_recv().is_ok());
+        assert_eq!(server.cut(1).volatile, 2);
     }
 
     #[test]

@@ -31,6 +31,9 @@ pub const EXTENSIONS: [(&str, usize); 15] = [
     ("LIMITS", 25),
 ];
 
+/// Where the server writes its answers.
+const SERVER: &str = "mta/src/smtp/server/";
+
 /// How far a duty is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
@@ -102,7 +105,12 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
     for number in (1..=DUTIES).filter(|n| !by_number.contains_key(n)) {
         found.push(Finding::at(INDEX, 0, format!("R-{number:02} has no row")));
     }
-    for (file, line, keyword, number) in advertised(tree) {
+    let offered = advertised(tree);
+    if offered.is_empty() && tree.files.iter().filter(|f| f.path.starts_with(SERVER)).count() > 2 {
+        let what = "no function offers an extension: name it so that the check finds it (offers, ehlo_...)";
+        found.push(Finding::at(SERVER, 0, what));
+    }
+    for (file, line, keyword, number) in offered {
         let kept = by_number.get(&number).is_some_and(|d| d.status != Status::NotYet);
         if !kept {
             let what = format!("{keyword} is advertised, but R-{number:02} is not-yet");
@@ -146,25 +154,23 @@ fn is_tested(tree: &Tree, number: usize) -> bool {
     })
 }
 
-/// EHLO keywords that stand as literals where the server writes its answer: the functions of `mta/src/smtp` whose name
-/// speaks of ehlo, extensions or advertising, and the file `extension.rs` as a whole.
+/// EHLO keywords that stand as literals where the server writes its answer: the functions of `mta/src/smtp/server`
+/// whose name speaks of ehlo, extensions, offers or advertising. Each keyword once.
 pub fn advertised(tree: &Tree) -> Vec<(&str, usize, &'static str, usize)> {
-    let mut found = Vec::new();
-    let server = |f: &&SourceFile| f.path.starts_with("mta/src/smtp/") && !f.path.starts_with("mta/src/smtp/client");
-    for file in tree.files.iter().filter(server) {
-        let mut ranges: Vec<(usize, usize)> = functions(&file.shipped)
+    const NAMES: [&str; 4] = ["ehlo", "extension", "offer", "advert"];
+    let mut found: Vec<(&str, usize, &'static str, usize)> = Vec::new();
+    for file in tree.files.iter().filter(|f| f.path.starts_with(SERVER)) {
+        let ranges: Vec<(usize, usize)> = functions(&file.shipped)
             .iter()
-            .filter(|f| ["ehlo", "extension", "advert"].iter().any(|w| f.name.contains(w)))
+            .filter(|f| NAMES.iter().any(|w| f.name.contains(w)))
             .map(|f| (f.line, f.line + f.lines))
             .collect();
-        if file.path.ends_with("/extension.rs") {
-            ranges.push((1, file.shipped.lines().count() + 1));
-        }
         for (keyword, number) in EXTENSIONS {
             for (at, _) in file.text.match_indices(keyword) {
                 let line = line_of(&file.text, at);
                 let inside = ranges.iter().any(|(from, to)| (*from..*to).contains(&line));
-                if inside && is_literal(file, at, keyword) {
+                let known = found.iter().any(|(path, _, word, _)| *path == file.path && *word == keyword);
+                if inside && !known && is_literal(file, at, keyword) {
                     found.push((file.path.as_str(), line, keyword, number));
                 }
             }

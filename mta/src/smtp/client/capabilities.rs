@@ -143,7 +143,7 @@ impl PeerLimits {
         self.binary && self.chunking
     }
 
-    /// Whether a message with these properties may go to this site; `utf8` says that an address or header needs SMTPUTF8.
+    /// Whether a message with these properties may go to this site; `utf8`: an address or header needs SMTPUTF8.
     pub fn fits(&self, flags: &BodyFlags, size: u64, utf8: bool) -> Result<(), Unfit> {
         match self.size {
             Some(limit) if limit > 0 && size > limit => return Err(Unfit::TooLarge { limit }),

@@ -66,6 +66,7 @@ pub(super) struct Exchange {
     answered: bool,
     last_sent: bool,
     data_go: bool,
+    content_answered: bool,
     /// The site showed how many recipients it takes.
     pub(super) learned_rcpt_max: Option<u32>,
     /// The session must say RSET before the next MAIL.
@@ -99,6 +100,7 @@ impl Exchange {
             answered: false,
             last_sent: false,
             data_go: false,
+            content_answered: false,
             learned_rcpt_max: None,
             needs_reset: reset_first,
             spoiled: false,
@@ -119,6 +121,7 @@ impl Exchange {
         Finished {
             transaction: self.transaction,
             results: results.filter_map(|(position, outcome)| Some((position, outcome?))).collect(),
+            answered: self.content_answered,
         }
     }
 
@@ -210,6 +213,7 @@ impl Exchange {
             Expect::Content => {
                 let outcome = self.outcome(reply, Stage::Content);
                 self.resolve_open(&outcome);
+                self.content_answered = true;
                 // RFC 3030 section 2: after a refused chunk the transaction is undefined until RSET.
                 self.needs_reset = !reply.is_completed();
             }

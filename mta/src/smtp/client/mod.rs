@@ -52,6 +52,8 @@ pub struct Finished {
     /// Outcomes by position in its recipients. A position that is missing was not tried: the site takes fewer
     /// recipients at once; put it back, it costs no attempt.
     pub results: Vec<(usize, Outcome)>,
+    /// The site answered the message itself, whatever it said.
+    pub answered: bool,
 }
 
 /// What is awaited; each has its own time, RFC 5321 section 4.5.3.2.
@@ -200,6 +202,8 @@ pub struct Config {
     pub tls: TlsMode,
     /// Log in with this, or not at all.
     pub auth: Option<Credentials>,
+    /// Most recipients of a transaction, when we know better than the site says.
+    pub rcpt_max: Option<u32>,
     /// Meaning of replies.
     pub classify: Classify,
 }

@@ -1,5 +1,7 @@
 //! The session of one connection: greeting, hello, TLS, login, then transactions. Pure.
 
+use std::rc::Rc;
+
 use base64::prelude::{Engine, BASE64_STANDARD};
 use queue::{BounceClass, UnixSecs};
 
@@ -42,7 +44,7 @@ pub struct Session {
     config: Config,
     reader: ReplyReader,
     phase: Phase,
-    limits: PeerLimits,
+    limits: Rc<PeerLimits>,
     encrypted: bool,
     logged_in: bool,
     exchange: Option<Exchange>,
@@ -62,7 +64,7 @@ impl Session {
             config,
             reader: ReplyReader::default(),
             phase: Phase::Greeting,
-            limits: PeerLimits::default(),
+            limits: Rc::default(),
             encrypted: false,
             logged_in: false,
             exchange: None,
@@ -143,8 +145,13 @@ impl Session {
     /// The handshake is done: all that was learned before is forgotten, RFC 3207 section 4.2.
     pub fn encrypted(&mut self) {
         self.encrypted = true;
-        self.limits = PeerLimits::default();
+        self.limits = Rc::default();
         self.phase = Phase::SayEhlo;
+    }
+
+    /// The connection was encrypted before its first byte (RFC 8314): nothing is to be asked for.
+    pub fn encrypted_from_start(&mut self) {
+        self.encrypted = true;
     }
 
     /// Starts a transaction; only after [`Action::Ready`]. A message that does not fit this site ends at once.
@@ -193,7 +200,7 @@ impl Session {
 
     /// What the site offers and allows, as of its latest EHLO reply.
     #[must_use]
-    pub fn limits(&self) -> &PeerLimits {
+    pub fn limits(&self) -> &Rc<PeerLimits> {
         &self.limits
     }
 
@@ -222,7 +229,7 @@ impl Session {
     fn finish(&mut self, exchange: Exchange) -> Action {
         self.needs_reset = exchange.needs_reset;
         if let Some(learned) = exchange.learned_rcpt_max {
-            self.limits.rcpt_max = Some(learned);
+            Rc::make_mut(&mut self.limits).rcpt_max = Some(learned);
         }
         Action::Finished(Box::new(exchange.into_finished()))
     }
@@ -289,12 +296,16 @@ impl Session {
             }
             return;
         }
-        self.limits = if ehlo {
+        let mut limits = if ehlo {
             PeerLimits::from_ehlo(reply, self.encrypted)
         } else {
             let name = reply.lines.first().and_then(|line| line.split_whitespace().next());
             PeerLimits { name: name.unwrap_or_default().to_owned(), ..PeerLimits::default() }
         };
+        if let Some(known) = self.config.rcpt_max {
+            limits.rcpt_max = Some(limits.rcpt_max.map_or(known, |said| said.min(known)));
+        }
+        self.limits = Rc::new(limits);
         self.after_hello();
     }
 
@@ -320,7 +331,7 @@ impl Session {
             self.end = Some(End::Refused(Stage::StartTls, reply.clone()));
         } else {
             // RFC 3207 section 4, 454: opportunistic means that mail goes on without.
-            self.limits.starttls = false;
+            Rc::make_mut(&mut self.limits).starttls = false;
             self.after_hello();
         }
     }

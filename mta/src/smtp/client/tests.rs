@@ -119,7 +119,7 @@ impl Play {
 
 fn config() -> Config {
     let classify: Classify = Rc::new(|_, _, _, _| BounceClass::PolicyRelated);
-    Config { ehlo: "out.test".into(), tls: TlsMode::Off, auth: None, classify }
+    Config { ehlo: "out.test".into(), tls: TlsMode::Off, auth: None, rcpt_max: None, classify }
 }
 
 fn message(recipients: &[&str], text: &str) -> Transaction {

@@ -8,9 +8,9 @@ use aws_lc_rs::hmac;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use base64::Engine;
 
-use super::network::Network;
 use super::policy::Credential;
 use super::session::{Context, Mode, Now, Session, Step};
+use crate::config::Network;
 use crate::smtp::codes::{reply, Reply};
 use crate::smtp::limits::SECRET_MAX;
 use crate::smtp::sasl::{self, CacheKey, ClientFirst, Exchange, Mechanism, ScramVerifier, Secret, Verifier};

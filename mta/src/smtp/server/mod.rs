@@ -24,15 +24,14 @@ mod content;
 mod greet;
 mod login;
 mod mail;
-mod network;
 mod policy;
 mod session;
 mod transaction;
 mod xclient;
 
+pub use crate::config::Network;
 pub use login::{AuthAnswer, AuthQuestion};
 pub use mail::{Peer, Protocol, ReceivedMail, TlsFacts};
-pub use network::{BadNetwork, Network};
 pub use policy::{
     Credential, DomainRule, InboundKind, InboundRule, ListenerRole, LocalRule, ServerPolicy, SteerScope, TrustedNetwork,
 };

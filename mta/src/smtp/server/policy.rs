@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use queue::{Class, UnixSecs};
 
-use super::network::Network;
+use crate::config::Network;
 use crate::smtp::limits;
 use crate::smtp::sasl::Verifier;
 

@@ -1,15 +1,16 @@
 //! Carrying out what the writer decides: the half both drivers share, and the choice between them.
 
 pub(super) mod pwrite;
+pub(super) mod ring;
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::{mpsc, Arc, PoisonError};
 use std::thread::JoinHandle;
 
 use super::commit::Prepared;
 use super::port::{Answers, Ticket};
 use super::segment::Segment;
-use super::settings::WriterKind;
+use super::settings::{WriterChoice, WriterKind};
 use super::shared::Shared;
 use super::superblock::Heat;
 use super::writer::{Event, Writer};
@@ -92,6 +93,11 @@ impl Feeder {
         }
     }
 
+    /// True when a commit came in that could be taken right away.
+    pub(super) fn could_take(&self) -> bool {
+        self.waiting.is_none() && !self.shared.queue.is_empty()
+    }
+
     /// True when commits wait that the writer could not take yet.
     pub(super) fn has_waiting(&self) -> bool {
         self.waiting.is_some() || !self.shared.queue.is_empty()
@@ -147,8 +153,39 @@ impl Feeder {
     }
 }
 
-/// Starts the writer's thread with the driver that fits.
+/// Starts the writer's thread with the driver that fits, and notes which one that is and why.
 pub(super) fn start(feeder: Feeder) -> Result<JoinHandle<()>, OpenError> {
-    *feeder.shared.writer.lock().unwrap_or_else(PoisonError::into_inner) = (Some(WriterKind::Pwrite), Vec::new());
-    super::spawn("spool writer", move || pwrite::run(feeder))
+    let (tell, told) = mpsc::channel();
+    let choice = feeder.shared.settings.writer;
+    let shared = Arc::clone(&feeder.shared);
+    // The ring belongs to the thread that makes it, so the thread itself finds out what works.
+    let thread = super::spawn("spool writer", move || {
+        let made = match choice {
+            WriterChoice::Pwrite => Err("pwrite was chosen in the configuration".to_owned()),
+            WriterChoice::Auto | WriterChoice::Ring => ring::make(&feeder),
+        };
+        match made {
+            Ok(ring) => {
+                let heard = tell.send((WriterKind::Ring, None));
+                ring::run(feeder, ring, heard.is_ok());
+            }
+            Err(why) => {
+                let fits = choice != WriterChoice::Ring;
+                let heard = tell.send((WriterKind::Pwrite, Some(why)));
+                if fits && heard.is_ok() {
+                    pwrite::run(feeder);
+                }
+            }
+        }
+    })?;
+    let gone = || OpenError::Setting("the spool writer ended while starting".into());
+    let (kind, reason) = told.recv().map_err(|_| gone())?;
+    if let (WriterKind::Pwrite, WriterChoice::Ring, Some(why)) = (kind, choice, &reason) {
+        return Err(OpenError::Setting(format!("spool.writer = \"ring\" can't be had: {why}")));
+    }
+    if let Some(why) = reason.as_ref().filter(|_| choice == WriterChoice::Auto) {
+        tracing::warn!("the spool writes by pwrite and fdatasync, which costs several times the CPU: {why}");
+    }
+    *shared.writer.lock().unwrap_or_else(PoisonError::into_inner) = (Some(kind), reason.into_iter().collect());
+    Ok(thread)
 }

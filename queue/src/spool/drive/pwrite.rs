@@ -21,7 +21,9 @@ pub(in crate::spool) fn run(mut feeder: Feeder) {
             feeder.feed();
         }
         if !ops.is_empty() {
-            carry_out(&*disk, ops, &mut feeder);
+            for (op, result) in carry_out(&*disk, ops) {
+                feeder.writer.complete(op.id, result, op.buffer);
+            }
             feeder.tell();
             continue;
         }
@@ -31,14 +33,15 @@ pub(in crate::spool) fn run(mut feeder: Feeder) {
         }
         feeder.shared.waker.set_sleeping(true);
         // Whatever came in before the flag was up would not have rung.
-        if feeder.shared.queue.is_empty() {
+        if !feeder.could_take() {
             std::thread::park_timeout(Duration::from_millis(feeder.idle_ms()));
         }
         feeder.shared.waker.set_sleeping(false);
     }
 }
 
-fn carry_out(disk: &dyn Disk, ops: Vec<WriteOp>, feeder: &mut Feeder) {
+/// Writes all, then makes each file durable once.
+pub(in crate::spool) fn carry_out(disk: &dyn Disk, ops: Vec<WriteOp>) -> Vec<(WriteOp, Result<(), String>)> {
     let mut written: Vec<(WriteOp, Result<(), String>)> = Vec::with_capacity(ops.len());
     for op in ops {
         let bytes = op.buffer.bytes().get(..op.len).unwrap_or_default();
@@ -55,7 +58,5 @@ fn carry_out(disk: &dyn Disk, ops: Vec<WriteOp>, feeder: &mut Feeder) {
             *result = Err(error.to_string());
         }
     }
-    for (op, result) in written {
-        feeder.writer.complete(op.id, result, op.buffer);
-    }
+    written
 }

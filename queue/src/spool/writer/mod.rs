@@ -197,6 +197,15 @@ struct Batch<T> {
     data: bool,
 }
 
+/// A spare whose superblock is being written: one copy, then the other, so that the loss of one can't make the
+/// segment look like what it was before.
+#[derive(Clone, Copy)]
+struct Opening {
+    spare: Spare,
+    generation: u64,
+    under_way: bool,
+}
+
 #[derive(Clone, Copy)]
 enum OpKind {
     Batch(u64),
@@ -211,7 +220,7 @@ pub struct Writer<T> {
     spares: VecDeque<Spare>,
     cut_offs: Vec<CutOff>,
     active: Option<Active>,
-    opening: Option<Spare>,
+    opening: Option<Opening>,
     sealing: Option<Sealing>,
     open: Option<OpenBatch<T>>,
     long: Option<LongBatch<T>>,
@@ -280,6 +289,18 @@ impl<T> Writer<T> {
     #[must_use]
     pub fn has_segment(&self) -> bool {
         self.active.is_some() && !self.closing
+    }
+
+    /// Its free buffers: before the first write all of them, in the order of their index.
+    #[must_use]
+    pub fn buffers(&self) -> &[Buffer] {
+        &self.free
+    }
+
+    /// True while another batch could be submitted.
+    #[must_use]
+    pub fn can_submit(&self) -> bool {
+        self.batch_ops < BATCHES_IN_FLIGHT
     }
 
     /// A recycled segment needs no cut-off any more.
@@ -404,14 +425,20 @@ impl<T> Writer<T> {
     }
 
     fn superblock_op(&mut self) -> Option<WriteOp> {
-        if !self.wants_segment() || self.wants_spare() || self.free.is_empty() {
+        if self.free.is_empty() {
             return None;
         }
-        let spare = self.spares.pop_front()?;
+        if self.wants_segment() && !self.wants_spare() {
+            let spare = self.spares.pop_front()?;
+            self.opening = Some(Opening { spare, generation: spare.generation + 1, under_way: false });
+        }
+        let opening = self.opening.as_mut().filter(|opening| !opening.under_way)?;
+        opening.under_way = true;
+        let Opening { spare, generation, .. } = *opening;
         let mut buffer = self.free.pop()?;
         let block = Superblock {
             identity: self.config.identity,
-            generation: spare.generation + 1,
+            generation,
             epoch: spare.epoch,
             number: spare.number,
             state: State::InUse,
@@ -422,16 +449,24 @@ impl<T> Writer<T> {
             cut_offs: self.cut_offs.clone(),
         };
         buffer.bytes_mut()[..BLOCK].copy_from_slice(&block.encode());
-        self.opening = Some(spare);
         Some(self.op(OpKind::Superblock, spare.slot, block.place(), BLOCK, buffer))
     }
 
     fn superblock_done(&mut self, result: Result<(), String>) {
-        let Some(spare) = self.opening.take() else { return };
+        let Some(opening) = self.opening.as_mut() else {
+            return;
+        };
+        let Opening { spare, generation, .. } = *opening;
         if result.is_err() {
+            self.opening = None;
             self.events.push_back(Event::Spoiled { slot: spare.slot });
             return;
         }
+        if generation == spare.generation + 1 {
+            *opening = Opening { spare, generation: generation + 1, under_way: false };
+            return;
+        }
+        self.opening = None;
         // The cut-off is durable: only now may the refusals be heard and messages come in.
         self.release_held();
         self.active = Some(Active {
@@ -443,7 +478,7 @@ impl<T> Writer<T> {
             footer: FooterBuilder::default(),
             full: self.closing,
         });
-        self.events.push_back(Event::Opened { spare, generation: spare.generation + 1 });
+        self.events.push_back(Event::Opened { spare, generation });
     }
 
     fn release_held(&mut self) {

@@ -1,6 +1,6 @@
 //! Networks in CIDR form, for lists of peers.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 /// `192.0.2.0/24`, `2001:db8::/32`, or a single address.
@@ -18,6 +18,27 @@ pub struct Network {
 pub struct BadNetwork(String);
 
 impl Network {
+    /// The IPv4 network of this address and prefix, 0 to 32.
+    #[must_use]
+    pub const fn v4(address: Ipv4Addr, prefix: u8) -> Self {
+        Self { bits: address.to_ipv6_mapped().to_bits(), prefix: prefix + 96 }
+    }
+
+    /// The IPv6 network of this address and prefix, 0 to 128.
+    #[must_use]
+    pub const fn v6(address: Ipv6Addr, prefix: u8) -> Self {
+        Self { bits: address.to_bits(), prefix }
+    }
+
+    /// The network of an address of either family; none when the prefix is longer than the address.
+    #[must_use]
+    pub fn new(address: IpAddr, prefix: u8) -> Option<Self> {
+        match address {
+            IpAddr::V4(address) => (prefix <= 32).then(|| Self::v4(address, prefix)),
+            IpAddr::V6(address) => (prefix <= 128).then(|| Self::v6(address, prefix)),
+        }
+    }
+
     /// True when `address` lies within. An IPv4 address and its mapped form are the same.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
@@ -44,11 +65,7 @@ impl FromStr for Network {
         };
         let address: IpAddr = address.trim().parse().map_err(|_| bad())?;
         let width = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = prefix.unwrap_or(width);
-        if prefix > width {
-            return Err(bad());
-        }
-        Ok(Self { bits: bits(address), prefix: prefix + (128 - width) })
+        Self::new(address, prefix.unwrap_or(width)).ok_or_else(bad)
     }
 }
 
