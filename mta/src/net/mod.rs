@@ -25,7 +25,7 @@ use std::time::Duration;
 pub use listener::{ListenOptions, Listener};
 pub use mailbox::{mailbox, Receiver, Sender, Signal, Waiter};
 pub use stream::Stream;
-pub use sys::inherited_listener;
+pub use sys::{clock_synchronised, inherited_listener};
 
 /// A future of this thread, boxed.
 pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;

@@ -111,3 +111,12 @@ pub(super) async fn readable(stream: Rc<TcpStream>) -> io::Result<()> {
     let (result, _) = UnsubmittedOneshot::new(stream, Completed(std::marker::PhantomData), entry).submit().await;
     result.map(|_| ())
 }
+
+/// True when the kernel says that something keeps its clock right (adjtimex(2)).
+#[must_use]
+pub fn clock_synchronised() -> bool {
+    let mut state = std::mem::MaybeUninit::<libc::timex>::zeroed();
+    // SAFETY: all-zero bytes are a valid `timex`, and with `modes` zero the call only fills it in.
+    let answer = unsafe { libc::adjtimex(state.as_mut_ptr()) };
+    answer >= 0 && answer != libc::TIME_ERROR
+}
