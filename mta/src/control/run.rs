@@ -67,8 +67,9 @@ pub fn run(dir: &Path, sink: Option<&Path>) -> Result<()> {
     let path = dir.join("ringpost.toml");
     let config = config::load(&path)?;
     let signals = serve::block_signals()?;
-    let sink = sink.map(|binary| start_sink(binary, dir, ports)).transpose()?;
     let running = start::start(&config)?;
+    // After us: the signing key, made at the first start, is what it verifies with.
+    let sink = sink.map(|binary| start_sink(binary, dir, ports)).transpose()?;
     println!("Ringpost {} is running.\n", env!("CARGO_PKG_VERSION"));
     match made {
         Made::New => println!("  configuration   {} (new)", path.display()),
@@ -125,13 +126,21 @@ fn start_sink(binary: &Path, dir: &Path, ports: Ports) -> Result<Sink> {
         .arg("sink")
         .args(["--listen", &format!("127.0.0.1:{}", ports.sink)])
         .args(["--http", &format!("127.0.0.1:{}", ports.sink_page)])
-        .arg("--dkim-records")
+        .arg("--dkim-keys")
         .arg(&record)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .spawn()
         .with_context(|| format!("starting {}; build it with `make build`", binary.display()))?;
-    Ok(Sink(child))
+    let sink = Sink(child);
+    let until = Instant::now() + Duration::from_secs(5);
+    while TcpStream::connect(("127.0.0.1", ports.sink)).is_err() {
+        if Instant::now() > until {
+            bail!("the receiver did not start listening on 127.0.0.1:{}; is that port taken?", ports.sink);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(sink)
 }
 
 /// Sends one message as any client would.
