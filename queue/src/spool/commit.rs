@@ -63,6 +63,7 @@ pub struct Prepared<T> {
 
 impl<T> Prepared<T> {
     /// Takes the checksums of a commit that is to go into a segment of `segment_bytes`.
+    #[allow(clippy::result_large_err)] // a refused message goes back to its owner whole
     pub fn new(ticket: T, commit: Commit, segment_bytes: u64) -> Result<Self, (Refusal, Commit)> {
         let labels = commit.labels.encode();
         let header = RecordHeader {

@@ -151,6 +151,7 @@ impl Spool {
 
     /// Hands a message to the writer. The answer comes through `port` with `token`: where the message is, once it is
     /// durable, or why it was refused. Never blocks; takes the checksums on the caller's thread.
+    #[allow(clippy::result_large_err)] // a refused message goes back to its owner whole
     pub fn submit(&self, port: &Port, token: u64, commit: Commit) -> Result<(), (Refusal, Commit)> {
         let shared = &self.shared;
         if shared.closing.load(Ordering::Acquire) {
@@ -239,6 +240,7 @@ impl Spool {
             let live = segment.live();
             status.segments += 1;
             status.sealed += usize::from(segment.phase() == Phase::Sealed);
+            status.cold += usize::from(segment.heat == Heat::Cold);
             status.messages += live.count() as u64;
             status.live_bytes += live.bytes();
             status.used_bytes += segment.bytes;

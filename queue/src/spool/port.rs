@@ -60,10 +60,13 @@ pub(super) struct Ticket {
     pub token: u64,
 }
 
+/// Answers for one port.
+type Batch = Vec<(u64, Answer)>;
+
 /// Gathers answers by port, so that each port is locked and woken once.
 #[derive(Default)]
 pub(super) struct Answers {
-    ports: Vec<(Arc<PortShared>, Vec<(u64, Answer)>)>,
+    ports: Vec<(Arc<PortShared>, Batch)>,
 }
 
 impl Answers {

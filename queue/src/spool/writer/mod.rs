@@ -322,6 +322,7 @@ impl<T> Writer<T> {
 
     /// Takes a message into the batch that is being filled, or gives it back when that has to wait: carry out
     /// [`Writer::next_op`] and completions first.
+    #[allow(clippy::result_large_err)] // what has to wait goes back to its owner whole
     pub fn push(&mut self, item: Prepared<T>) -> Result<(), Prepared<T>> {
         let Some(active) = self.active.as_mut().filter(|active| !active.full) else { return Err(item) };
         if self.closing || self.long.is_some() || self.open.as_ref().is_some_and(|open| open.closed) {
