@@ -270,6 +270,12 @@ impl Seen {
 }
 
 impl Recovery {
+    /// True when the spool was made just now: there was none before.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.survey.identity.is_none()
+    }
+
     /// Messages that opening already counted, an estimate for a progress line.
     #[must_use]
     pub fn expected(&self) -> u64 {
