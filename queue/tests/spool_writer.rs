@@ -7,19 +7,19 @@
 mod spool_support;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::Path;
 use std::sync::Arc;
 
 use queue::disk::{Buffer, Space};
 use queue::error::Refusal;
+use queue::spool::inspect::Inspector;
 use queue::spool::superblock::{Heat, State, Superblock};
 use queue::spool::writer::{Event, Protections, Spare, WriteOp, Writer, WriterConfig, BUFFERS};
-use queue::spool::{Prepared, Settings, Spool, WriterChoice};
+use queue::spool::Prepared;
 use queue::SpoolId;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use spool_support::memory::MemoryDisk;
-use spool_support::{body_of, commit_of, envelope_of, settings, NOW};
+use spool_support::{body_of, commit_of, envelope_of};
 
 const SEGMENT: u64 = 512 * 1024;
 const IDENTITY: u128 = 5;
@@ -229,15 +229,9 @@ fn violation(seed: u64, protections: Protections) -> Option<String> {
 
     let disk = MemoryDisk::default();
     disk.with(|platter| platter.slots = std::mem::take(&mut run.slots));
-    let settings = Settings {
-        segment_bytes: SEGMENT,
-        spares: 0,
-        protections,
-        ..settings(Path::new("memory"), WriterChoice::Pwrite)
-    };
-    let (spool, recovery) = Spool::open_on_disk(Arc::new(disk), settings, NOW).unwrap();
+    let mut spool = Inspector::open(Arc::new(disk), SEGMENT, protections).unwrap();
     let mut found = Vec::new();
-    let report = recovery.run(&mut |message| found.push((message.id, message.at)));
+    let report = spool.each(&mut |message| found.push((message.id, message.at)));
     let ids: BTreeSet<u64> = found.iter().map(|(id, _)| id.0).collect();
     if let Some(lost) = run.acked.difference(&ids).next() {
         return Some(format!("acknowledged {lost} is lost: {report:?}"));

@@ -117,6 +117,11 @@ impl Cold {
     /// Carries out what the writer has; with `open` it may take a segment for that. False when it has none.
     fn drive(&mut self, shared: &Shared, open: bool) -> bool {
         loop {
+            if self.writer.is_stuck() {
+                self.writer.deny();
+                self.tell(shared);
+                return false;
+            }
             while open && self.writer.wants_spare() && self.wants_to_write() {
                 match shared.take_spare() {
                     Ok(spare) => self.writer.add_spare(spare),

@@ -12,6 +12,9 @@ use crate::disk::Space;
 /// How often the thread looks around without being nudged.
 const ROUND: Duration = Duration::from_millis(250);
 
+/// Recycled segments kept as spares, though fewer were asked for: making one anew costs writing it.
+const SPARES_KEPT: usize = 16;
+
 /// Works until the spool closes.
 pub(super) fn run(shared: &Arc<Shared>, mut cold: Cold) {
     while !shared.closing.load(Ordering::Acquire) {
@@ -50,7 +53,8 @@ fn recycle(shared: &Shared, segment: &Segment) -> bool {
     if !segment.unmap() {
         return false;
     }
-    let done = if segment.bytes != shared.settings.segment_bytes || shared.spares() > shared.settings.spares + 1 {
+    let enough = shared.spares() >= SPARES_KEPT.max(2 * shared.settings.spares);
+    let done = if segment.bytes != shared.settings.segment_bytes || enough {
         shared.disk.remove(segment.slot).map(|()| None)
     } else {
         match shared.disk.forget_cache(segment.slot) {

@@ -193,7 +193,7 @@ impl Segment {
     /// May compaction copy what lives in it?
     pub(super) fn can_be_copied(&self) -> bool {
         let left_alone = self.kept.load(Ordering::Acquire) || self.uncopied.load(Ordering::Acquire);
-        self.phase() == Phase::Sealed && self.is_known() && !left_alone
+        self.phase() != Phase::Active && self.is_known() && !left_alone
     }
 
     /// No living record, and none will come: its file can be used again.

@@ -321,6 +321,15 @@ impl Shared {
         self.recycled.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A segment that had ended got its footer after all.
+    pub(super) fn note_sealed_late(&self, number: u32) {
+        if let Some(segment) = self.table.get(number) {
+            segment.set_phase(Phase::Sealed);
+        }
+        lock(&self.cut_offs).retain(|cut| cut.number != number);
+        lock(&self.recycled_numbers).push(number);
+    }
+
     /// Numbers recycled since the last call, for the writer to forget.
     pub(super) fn take_recycled(&self) -> Vec<u32> {
         std::mem::take(&mut *lock(&self.recycled_numbers))

@@ -68,6 +68,12 @@ impl Feeder {
         for number in self.shared.take_recycled() {
             self.writer.forget_cut_off(number);
         }
+        if self.writer.is_stuck() {
+            let why = "too many segments ended by errors are still in use".to_owned();
+            self.writer.deny();
+            self.denied = Some((Refusal::WriteFailed(why), now + ASK_AGAIN_MS));
+            return;
+        }
         while self.writer.wants_spare() {
             if self.denied.as_ref().is_some_and(|(_, until)| now < *until && self.shared.spares() == 0) {
                 return;

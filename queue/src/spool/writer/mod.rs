@@ -273,7 +273,14 @@ impl<T> Writer<T> {
     /// True when it can't go on without a spare: answer with [`Writer::add_spare`] or [`Writer::deny`].
     #[must_use]
     pub fn wants_spare(&self) -> bool {
-        self.wants_segment() && (self.spares.is_empty() || self.cut_offs.len() > CUT_OFFS_MAX)
+        self.wants_segment() && self.spares.is_empty() && !self.is_stuck()
+    }
+
+    /// True when more segments ended than a superblock has room to tell of: answer with [`Writer::deny`]. It ends when
+    /// some of them are recycled ([`Writer::forget_cut_off`]).
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        self.wants_segment() && self.cut_offs.len() > CUT_OFFS_MAX
     }
 
     fn wants_segment(&self) -> bool {
@@ -429,7 +436,7 @@ impl<T> Writer<T> {
         if self.free.is_empty() {
             return None;
         }
-        if self.wants_segment() && !self.wants_spare() {
+        if self.wants_segment() && !self.is_stuck() && !self.spares.is_empty() {
             let spare = self.spares.pop_front()?;
             self.opening = Some(Opening { spare, generation: spare.generation + 1, under_way: false });
         }
