@@ -176,14 +176,19 @@ impl Spool {
         if shared.waiting_bytes.load(Ordering::Relaxed) + bytes > WAITING_BYTES_MAX {
             return Err((Refusal::Busy, commit));
         }
-        let ticket = Ticket { port: Arc::clone(&port.0), token };
-        let prepared = Prepared::new(ticket, commit, shared.settings.segment_bytes)?;
+        let prepared = Prepared::new((), commit, shared.settings.segment_bytes)?;
+        let prepared = prepared.with_ticket(Ticket::new(port, token));
         shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
         if let Err(back) = shared.queue.push(prepared) {
             shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            back.ticket.disarm();
             return Err((Refusal::Busy, back.commit));
         }
         shared.waker.wake();
+        if shared.closing.load(Ordering::SeqCst) {
+            // The writer may have looked for the last time already: dropped tickets answer by themselves.
+            while shared.queue.pop().is_some() {}
+        }
         Ok(())
     }
 
@@ -265,7 +270,7 @@ impl Spool {
 
     /// Writes what was submitted, seals the segment, ends the threads. Later commits are refused. Blocks.
     pub fn close(&self) {
-        self.shared.closing.store(true, Ordering::Release);
+        self.shared.closing.store(true, Ordering::SeqCst);
         self.shared.waker.wake();
         self.shared.nudge();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));

@@ -58,8 +58,11 @@ impl Feeder {
             let refusal = refusal.clone();
             self.refuse_waiting(&refusal);
         }
-        if self.shared.closing.load(Ordering::Acquire) && self.waiting.is_none() && self.shared.queue.is_empty() {
+        if self.shared.closing.load(Ordering::SeqCst) && !self.has_waiting() {
             self.writer.close();
+        }
+        if self.writer.is_closing() {
+            self.refuse_waiting(&Refusal::Closing);
         }
     }
 
@@ -78,7 +81,7 @@ impl Feeder {
             if self.denied.as_ref().is_some_and(|(_, until)| now < *until && self.shared.spares() == 0) {
                 return;
             }
-            match self.shared.take_spare() {
+            match self.shared.take_spare(Heat::Hot) {
                 Ok(spare) => {
                     self.denied = None;
                     self.writer.add_spare(spare);
@@ -159,6 +162,18 @@ impl Feeder {
     }
 }
 
+/// Refuses mail from the moment the writer's thread is gone, whatever took it.
+struct Ended(Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if !self.0.closing.swap(true, Ordering::SeqCst) {
+            self.0.report("the spool writer ended by itself: no mail is accepted until a restart");
+        }
+        while self.0.queue.pop().is_some() {}
+    }
+}
+
 /// Starts the writer's thread with the driver that fits, and notes which one that is and why.
 pub(super) fn start(feeder: Feeder) -> Result<JoinHandle<()>, OpenError> {
     let (tell, told) = mpsc::channel();
@@ -166,6 +181,7 @@ pub(super) fn start(feeder: Feeder) -> Result<JoinHandle<()>, OpenError> {
     let shared = Arc::clone(&feeder.shared);
     // The ring belongs to the thread that makes it, so the thread itself finds out what works.
     let thread = super::spawn("spool writer", move || {
+        let _ended = Ended(Arc::clone(&feeder.shared));
         let made = match choice {
             WriterChoice::Pwrite => Err("pwrite was chosen in the configuration".to_owned()),
             WriterChoice::Auto | WriterChoice::Ring => ring::make(&feeder),
