@@ -27,10 +27,7 @@ impl Body {
     /// The part `range` of what `owner` holds. Panics when the range is outside of it, which is a bug.
     #[must_use]
     pub fn new(owner: Arc<dyn BodyOwner>, range: Range<usize>) -> Self {
-        assert!(
-            range.start <= range.end && range.end <= owner.bytes().len(),
-            "a body lies within its owner"
-        );
+        assert!(range.start <= range.end && range.end <= owner.bytes().len(), "a body lies within its owner");
         Self { owner, range }
     }
 
@@ -57,10 +54,7 @@ impl Body {
 impl From<Vec<u8>> for Body {
     fn from(bytes: Vec<u8>) -> Self {
         let range = 0..bytes.len();
-        Self {
-            owner: Arc::new(bytes),
-            range,
-        }
+        Self { owner: Arc::new(bytes), range }
     }
 }
 

@@ -3,7 +3,8 @@
 //! On disk it is a frozen rkyv archive ([`EnvelopeV1`]); in memory it is [`Envelope`]. rkyv has no schema
 //! evolution: a new field means `EnvelopeV2`, a new version byte in the record, and V1 kept readable for ever.
 
-use rkyv::{Archive, Deserialize, Serialize};
+use rkyv::util::AlignedVec;
+use rkyv::{rancor, Archive, Deserialize, Serialize};
 
 use crate::name::QueueName;
 use crate::time::{UnixMillis, UnixSecs};
@@ -139,9 +140,7 @@ impl EnvRecipient {
     /// The domain of the address, or all of it when there is no at sign.
     #[must_use]
     pub fn domain(&self) -> &str {
-        self.address
-            .rsplit_once('@')
-            .map_or(self.address.as_str(), |(_, domain)| domain)
+        self.address.rsplit_once('@').map_or(self.address.as_str(), |(_, domain)| domain)
     }
 }
 
@@ -209,6 +208,174 @@ impl Envelope {
             tenant: self.tenant.clone(),
             domain: self.recipients[index].domain().to_ascii_lowercase(),
             routing_domain: self.routing_domain.clone(),
+        }
+    }
+}
+
+/// Why archived bytes are no envelope.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum EnvelopeError {
+    /// A version this release does not know: written by a newer one.
+    #[error("envelope version {0} is newer than this release reads")]
+    UnknownVersion(u8),
+    /// The bytes do not form an archive of that version.
+    #[error("the envelope does not validate: {0}")]
+    Invalid(String),
+    /// The envelope can't be archived, for instance because it is larger than an archive can be.
+    #[error("the envelope can't be archived: {0}")]
+    Unarchivable(String),
+}
+
+/// Bits of [`EnvelopeV1::flag_bits`].
+mod bits {
+    pub(super) const DOT_LINE: u8 = 1;
+    pub(super) const EIGHT_BIT: u8 = 2;
+    pub(super) const BINARY: u8 = 4;
+    pub(super) const SMTPUTF8: u8 = 8;
+    pub(super) const REPORT: u8 = 16;
+    pub(super) const NOT_BEFORE: u8 = 32;
+    pub(super) const NOT_AFTER: u8 = 64;
+}
+
+impl Envelope {
+    /// The archived form of the newest version ([`ENVELOPE_V1`]), aligned so that it can be read in place.
+    pub fn encode(&self) -> Result<AlignedVec, EnvelopeError> {
+        rkyv::to_bytes::<rancor::Error>(&EnvelopeV1::from(self))
+            .map_err(|error| EnvelopeError::Unarchivable(error.to_string()))
+    }
+
+    /// Reads an archived envelope back, validating every byte of it. Unaligned bytes are copied first.
+    pub fn decode(version: u8, bytes: &[u8]) -> Result<Self, EnvelopeError> {
+        if version != ENVELOPE_V1 {
+            return Err(EnvelopeError::UnknownVersion(version));
+        }
+        if !(bytes.as_ptr() as usize).is_multiple_of(crate::limits::RECORD_ALIGN) {
+            let mut aligned = AlignedVec::<16>::with_capacity(bytes.len());
+            aligned.extend_from_slice(bytes);
+            return Self::decode_aligned(&aligned);
+        }
+        Self::decode_aligned(bytes)
+    }
+
+    fn decode_aligned(bytes: &[u8]) -> Result<Self, EnvelopeError> {
+        let archived = rkyv::access::<ArchivedEnvelopeV1, rancor::Error>(bytes)
+            .map_err(|error| EnvelopeError::Invalid(error.to_string()))?;
+        Ok(Self::from(archived))
+    }
+}
+
+impl From<&Envelope> for EnvelopeV1 {
+    fn from(envelope: &Envelope) -> Self {
+        let flags = envelope.flags;
+        let mut flag_bits = 0;
+        for (set, bit) in [
+            (flags.dot_line, bits::DOT_LINE),
+            (flags.eight_bit, bits::EIGHT_BIT),
+            (flags.binary, bits::BINARY),
+            (flags.smtputf8, bits::SMTPUTF8),
+            (envelope.report_of.is_some(), bits::REPORT),
+            (envelope.not_before.is_some(), bits::NOT_BEFORE),
+            (envelope.not_after.is_some(), bits::NOT_AFTER),
+        ] {
+            flag_bits |= if set { bit } else { 0 };
+        }
+        let (report_of_id, report_of_attempt) = envelope.report_of.map_or((0, 0), |(id, attempt)| (id.0, attempt));
+        Self {
+            received_ms: envelope.received.0,
+            kind: envelope.kind as u8,
+            class: envelope.class as u8,
+            priority: envelope.priority,
+            ret: envelope.ret as u8,
+            deliver_by_notify: envelope.deliver_by_notify,
+            flag_bits,
+            not_before: envelope.not_before.map_or(0, |time| time.0),
+            not_after: envelope.not_after.map_or(0, |time| time.0),
+            longest_line: flags.longest_line,
+            header_len: flags.header_len,
+            size: envelope.size,
+            session: envelope.session,
+            report_of_id,
+            report_of_attempt,
+            hash_relaxed: envelope.body_hash.relaxed,
+            hash_simple: envelope.body_hash.simple,
+            reverse_path: envelope.reverse_path.clone(),
+            tenant: envelope.tenant.clone(),
+            campaign: envelope.campaign.clone(),
+            stream: envelope.stream.clone(),
+            pool: envelope.pool.clone(),
+            credential: envelope.credential.clone(),
+            envid: envelope.envid.clone(),
+            idempotency_key: envelope.idempotency_key.clone(),
+            routing_domain: envelope.routing_domain.clone(),
+            peer: envelope.peer.clone(),
+            protocol: envelope.protocol.clone(),
+            recipients: envelope
+                .recipients
+                .iter()
+                .map(|recipient| EnvRecipientV1 {
+                    address: recipient.address.clone(),
+                    orcpt: recipient.orcpt.clone(),
+                    notify: recipient.notify.0,
+                })
+                .collect(),
+        }
+    }
+}
+
+impl From<&ArchivedEnvelopeV1> for Envelope {
+    fn from(v1: &ArchivedEnvelopeV1) -> Self {
+        let has = |bit| v1.flag_bits & bit != 0;
+        let time = |bit, value: u32| has(bit).then_some(UnixSecs(value));
+        Self {
+            received: UnixMillis(v1.received_ms.to_native()),
+            kind: match v1.kind {
+                1 => MessageKind::Dsn,
+                2 => MessageKind::Forward,
+                _ => MessageKind::Mail,
+            },
+            reverse_path: v1.reverse_path.as_str().to_owned(),
+            tenant: v1.tenant.as_str().to_owned(),
+            campaign: v1.campaign.as_str().to_owned(),
+            stream: v1.stream.as_str().to_owned(),
+            class: Class::from_byte(v1.class),
+            pool: v1.pool.as_str().to_owned(),
+            credential: v1.credential.as_str().to_owned(),
+            priority: v1.priority,
+            not_before: time(bits::NOT_BEFORE, v1.not_before.to_native()),
+            not_after: time(bits::NOT_AFTER, v1.not_after.to_native()),
+            deliver_by_notify: v1.deliver_by_notify,
+            ret: match v1.ret {
+                1 => DsnRet::Full,
+                2 => DsnRet::Hdrs,
+                _ => DsnRet::Unset,
+            },
+            envid: v1.envid.as_str().to_owned(),
+            idempotency_key: v1.idempotency_key.as_str().to_owned(),
+            routing_domain: v1.routing_domain.as_str().to_owned(),
+            recipients: v1
+                .recipients
+                .iter()
+                .map(|recipient| EnvRecipient {
+                    address: recipient.address.as_str().to_owned(),
+                    orcpt: recipient.orcpt.as_str().to_owned(),
+                    notify: Notify(recipient.notify),
+                })
+                .collect(),
+            flags: BodyFlags {
+                dot_line: has(bits::DOT_LINE),
+                eight_bit: has(bits::EIGHT_BIT),
+                binary: has(bits::BINARY),
+                smtputf8: has(bits::SMTPUTF8),
+                longest_line: v1.longest_line.to_native(),
+                header_len: v1.header_len.to_native(),
+            },
+            body_hash: BodyHash { relaxed: v1.hash_relaxed, simple: v1.hash_simple },
+            size: v1.size.to_native(),
+            peer: v1.peer.as_str().to_owned(),
+            protocol: v1.protocol.as_str().to_owned(),
+            session: v1.session.to_native(),
+            report_of: has(bits::REPORT)
+                .then(|| (crate::SpoolId(v1.report_of_id.to_native()), v1.report_of_attempt.to_native())),
         }
     }
 }

@@ -39,10 +39,7 @@ impl FromStr for SpoolId {
         let mut value: u128 = 0;
         for byte in text.bytes() {
             let lower = byte.to_ascii_lowercase();
-            let digit = ALPHABET
-                .iter()
-                .position(|c| *c == lower)
-                .ok_or(BadSpoolId)?;
+            let digit = ALPHABET.iter().position(|c| *c == lower).ok_or(BadSpoolId)?;
             value = (value << 5) | digit as u128;
         }
         u64::try_from(value).map(SpoolId).map_err(|_| BadSpoolId)

@@ -30,9 +30,7 @@ pub mod sys;
 pub mod time;
 
 pub use body::Body;
-pub use envelope::{
-    BodyFlags, BodyHash, Class, DsnRet, EnvRecipient, Envelope, MessageKind, Notify,
-};
+pub use envelope::{BodyFlags, BodyHash, Class, DsnRet, EnvRecipient, Envelope, MessageKind, Notify};
 pub use id::SpoolId;
 pub use name::QueueName;
 pub use outcome::{BounceClass, Outcome, OutcomeKind};

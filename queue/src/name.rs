@@ -35,11 +35,10 @@ impl QueueName {
         let (rest, domain) = rest.rsplit_once('@').unwrap_or(("", rest));
         // The tenant, when there is one, stands between the colon and the at sign.
         let (campaign, tenant) = rest.split_once(':').unwrap_or(("", rest));
-        let (campaign, domain) =
-            match (campaign.is_empty(), rest.is_empty(), domain.split_once(':')) {
-                (true, true, Some((campaign, domain))) => (campaign, domain),
-                _ => (campaign, domain),
-            };
+        let (campaign, domain) = match (campaign.is_empty(), rest.is_empty(), domain.split_once(':')) {
+            (true, true, Some((campaign, domain))) => (campaign, domain),
+            _ => (campaign, domain),
+        };
         Self {
             campaign: campaign.to_owned(),
             tenant: tenant.to_owned(),
@@ -71,14 +70,7 @@ mod tests {
 
     #[test]
     fn text_form_round_trips() {
-        for text in [
-            "a.test",
-            "t@a.test",
-            "c:t@a.test",
-            "c:a.test",
-            "c:t@a.test!hub.test",
-            "a.test!hub.test",
-        ] {
+        for text in ["a.test", "t@a.test", "c:t@a.test", "c:a.test", "c:t@a.test!hub.test", "a.test!hub.test"] {
             assert_eq!(QueueName::parse(text).to_string(), text);
         }
         assert_eq!(QueueName::parse("c:t@a.test!hub.test").target(), "hub.test");

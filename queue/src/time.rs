@@ -15,10 +15,7 @@ impl UnixSecs {
     /// This time plus a delay, saturating at the end of the epoch.
     #[must_use]
     pub fn plus(self, delay: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_add(u32::try_from(delay.as_secs()).unwrap_or(u32::MAX)),
-        )
+        Self(self.0.saturating_add(u32::try_from(delay.as_secs()).unwrap_or(u32::MAX)))
     }
 
     /// Seconds from `earlier` to this time; zero when `earlier` is later.

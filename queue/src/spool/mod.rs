@@ -1,1 +1,293 @@
 //! The spool: where the bytes are, and when they are durable.
+//!
+//! [`Spool::open`] reads what is there and is ready to accept; [`Recovery::run`] then tells every message found,
+//! meanwhile mail comes in. A message is handed in by [`Spool::submit`], answered through the shard's [`Port`] once it
+//! is durable, read back by [`Spool::load`], and given up by [`Spool::retire`]. What the bytes look like stands in
+//! `FORMAT.md`, what a stop at any point leads to in `STATES.md`.
+//!
+//! | module | what it decides or does |
+//! | --- | --- |
+//! | [`writer`] | which bytes go where, and when a message counts as durable (pure) |
+//! | [`recover`] | what is on the disk after any stop, and what it means |
+//! | [`compact`] | which segments are copied together (pure) |
+//! | `drive` | carries out the writer's writes: io_uring, or pwrite |
+//! | `maintain` | spare segments, recycling, compaction |
+//! | `read` | messages read back |
+//! | [`superblock`], [`records`], [`labels`], [`footer`] | the bytes |
+
+mod cold;
+pub mod commit;
+pub mod compact;
+mod drive;
+pub mod footer;
+pub mod labels;
+mod layout;
+mod maintain;
+mod port;
+mod read;
+pub mod records;
+pub mod recover;
+mod scan;
+mod segment;
+mod settings;
+mod shared;
+pub mod superblock;
+pub mod writer;
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use nix::fcntl::{Flock, FlockArg};
+
+pub use commit::{Commit, Prepared, RecordRef};
+pub use labels::Labels;
+pub use port::{Answer, Port};
+pub use read::Stored;
+pub use recover::{Damage, Recovered, Recovery, RecoveryReport};
+pub use segment::Phase;
+pub use settings::{Settings, SpoolStatus, WriterChoice, WriterKind};
+pub use shared::MovedHook;
+pub use superblock::Heat;
+
+use crate::disk::{Buffer, Disk, FileDisk, Space};
+use crate::envelope::{Class, Envelope};
+use crate::error::{OpenError, ReadError, Refusal};
+use crate::id::SpoolId;
+use crate::time::UnixMillis;
+use cold::Cold;
+use drive::Feeder;
+use port::Ticket;
+use recover::{segment_of, survey};
+use shared::{Counters, Shared, WAITING_BYTES_MAX};
+use writer::{Writer, WriterConfig, BUFFERS};
+
+/// An open spool. Any thread may use it.
+pub struct Spool {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Held as long as the spool is open: no second process may write here.
+    _lock: Option<Flock<File>>,
+}
+
+impl Spool {
+    /// Opens the spool in `settings.dir`, making it when missing. On return it accepts mail; the messages it holds are
+    /// told by [`Recovery::run`]. `now` is the wall clock.
+    pub fn open(settings: Settings, now: UnixMillis) -> Result<(Arc<Self>, Recovery), OpenError> {
+        settings.check()?;
+        let disk = FileDisk::open(&settings.dir).map_err(|source| OpenError::Io {
+            what: format!("opening the spool directory {}", settings.dir.display()),
+            source,
+            remedy: "create it and give it to the user that runs ringpost",
+        })?;
+        let lock = lock_dir(&settings.dir)?;
+        Self::open_on(Arc::new(disk), settings, now, Some(lock))
+    }
+
+    /// Opens the spool on any disk, with the writer that every disk can carry.
+    pub fn open_on_disk(
+        disk: Arc<dyn Disk>,
+        settings: Settings,
+        now: UnixMillis,
+    ) -> Result<(Arc<Self>, Recovery), OpenError> {
+        settings.check()?;
+        Self::open_on(disk, settings, now, None)
+    }
+
+    fn open_on(
+        disk: Arc<dyn Disk>,
+        settings: Settings,
+        now: UnixMillis,
+        lock: Option<Flock<File>>,
+    ) -> Result<(Arc<Self>, Recovery), OpenError> {
+        let survey = survey(&*disk, settings.segment_bytes, &settings.protections)?;
+        let from = Counters { next_id: survey.next_id, next_number: survey.next_number, next_slot: survey.next_slot };
+        let identity = survey.identity.unwrap_or(settings.identity);
+        let config = WriterConfig {
+            identity,
+            heat: Heat::Hot,
+            segment_bytes: settings.segment_bytes,
+            protections: settings.protections,
+        };
+        let cut_offs = survey.cut_offs.clone();
+        let shared = Arc::new(Shared::new(settings, disk, identity, from, cut_offs.clone(), now));
+        for used in &survey.used {
+            shared.table.insert(segment_of(used));
+        }
+        for (slot, generation) in &survey.spares {
+            // A spare that was only allocated is one of few and is written over soon: it counts as written.
+            let spare = shared.spare_of(*slot, *generation, Space::Written);
+            shared.put_spare(spare);
+        }
+        shared.look_at_room();
+        let writer = Writer::new(config, Buffer::pool(BUFFERS), cut_offs.clone());
+        let feeder = Feeder::new(Arc::clone(&shared), writer);
+        let threads = vec![
+            drive::start(feeder)?,
+            spawn("spool maintenance", {
+                let shared = Arc::clone(&shared);
+                let cold = Cold::new(config, cut_offs.clone());
+                move || maintain::run(&shared, cold)
+            })?,
+        ];
+        let spool = Arc::new(Self { shared: Arc::clone(&shared), threads: Mutex::new(threads), _lock: lock });
+        Ok((spool, Recovery { shared, survey }))
+    }
+
+    /// The key for the next message: above everything ever seen in this spool.
+    #[must_use]
+    pub fn next_id(&self) -> SpoolId {
+        SpoolId(self.shared.next_id.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A shard's end of the spool. `wake` is called from the writer's thread when answers come in while none waited;
+    /// it must not block.
+    #[must_use]
+    pub fn port(&self, wake: Arc<dyn Fn() + Send + Sync>) -> Port {
+        Port::new(wake)
+    }
+
+    /// Hands a message to the writer. The answer comes through `port` with `token`: where the message is, once it is
+    /// durable, or why it was refused. Never blocks; takes the checksums on the caller's thread.
+    pub fn submit(&self, port: &Port, token: u64, commit: Commit) -> Result<(), (Refusal, Commit)> {
+        let shared = &self.shared;
+        if shared.closing.load(Ordering::Acquire) {
+            return Err((Refusal::Closing, commit));
+        }
+        let bytes = commit.body.len();
+        if shared.waiting_bytes.load(Ordering::Relaxed) + bytes > WAITING_BYTES_MAX {
+            return Err((Refusal::Busy, commit));
+        }
+        let ticket = Ticket { port: Arc::clone(&port.0), token };
+        let prepared = Prepared::new(ticket, commit, shared.settings.segment_bytes)?;
+        shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if let Err(back) = shared.queue.push(prepared) {
+            shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err((Refusal::Busy, back.commit));
+        }
+        shared.waker.wake();
+        Ok(())
+    }
+
+    /// Whether mail of this class may come in now: asked before a message is received. Costs two atomic loads.
+    pub fn admits(&self, class: Class) -> Result<(), Refusal> {
+        self.shared.admits(class)
+    }
+
+    /// Reads a message back and verifies both checksums. Blocks: not for an IO core.
+    pub fn load(&self, id: SpoolId, at: RecordRef) -> Result<Stored, ReadError> {
+        self.shared.load(id, at)
+    }
+
+    /// Reads only the envelope. Blocks: not for an IO core.
+    pub fn load_envelope(&self, id: SpoolId, at: RecordRef) -> Result<Envelope, ReadError> {
+        self.shared.load_envelope(id, at)
+    }
+
+    /// Where a message is now: compaction may have moved it.
+    #[must_use]
+    pub fn resolve(&self, id: SpoolId, at: RecordRef) -> RecordRef {
+        self.shared.table.resolve(id, at)
+    }
+
+    /// No recipient of the message is open and all consequences are durable: its bytes may go. Doing it twice does
+    /// nothing.
+    pub fn retire(&self, id: SpoolId, at: RecordRef) {
+        self.shared.retire(id, at);
+    }
+
+    /// Whether a segment that is not durably recycled may still hold this message, retired or not.
+    #[must_use]
+    pub fn may_hold(&self, id: SpoolId) -> bool {
+        self.shared.table.may_hold(id)
+    }
+
+    /// Sets what compaction tells its moves to. Without it nothing is compacted. The first call holds.
+    pub fn on_moved(&self, hook: MovedHook) {
+        // A second hook would be a bug of the caller; the first goes on being told.
+        let _ = self.shared.hook.set(hook);
+    }
+
+    /// Identity of this spool, for files that belong to it.
+    #[must_use]
+    pub fn identity(&self) -> u128 {
+        self.shared.identity
+    }
+
+    /// How the spool is.
+    #[must_use]
+    pub fn status(&self) -> SpoolStatus {
+        let shared = &self.shared;
+        let room = shared.room();
+        let (writer, reasons) = shared.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut status = SpoolStatus {
+            writer,
+            reasons,
+            spares: shared.spares(),
+            room,
+            reserve: shared.reserve_of(room),
+            counts: shared.counts(),
+            waiting: shared.queue.len(),
+            recycled: shared.recycled.load(Ordering::Relaxed),
+            compacted: shared.compacted.load(Ordering::Relaxed),
+            trouble: shared.trouble(),
+            ..SpoolStatus::default()
+        };
+        for segment in shared.table.all() {
+            let live = segment.live();
+            status.segments += 1;
+            status.sealed += usize::from(segment.phase() == Phase::Sealed);
+            status.messages += live.count() as u64;
+            status.live_bytes += live.bytes();
+            status.used_bytes += segment.bytes;
+        }
+        status
+    }
+
+    /// Writes what was submitted, seals the segment, ends the threads. Later commits are refused. Blocks.
+    pub fn close(&self) {
+        self.shared.closing.store(true, Ordering::Release);
+        self.shared.waker.wake();
+        self.shared.nudge();
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            if thread.join().is_err() {
+                self.shared.report("a spool thread panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenError> {
+    std::thread::Builder::new().name(name.into()).spawn(work).map_err(|source| OpenError::Io {
+        what: format!("starting the thread {name}"),
+        source,
+        remedy: "raise the limit on processes (ulimit -u)",
+    })
+}
+
+fn lock_dir(dir: &Path) -> Result<Flock<File>, OpenError> {
+    let path = dir.join("lock");
+    let open = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = open.map_err(|source| OpenError::Io {
+        what: format!("opening {}", path.display()),
+        source,
+        remedy: "give the spool directory to the user that runs ringpost",
+    })?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        nix::errno::Errno::EWOULDBLOCK => OpenError::Locked(dir.display().to_string()),
+        other => OpenError::Io {
+            what: format!("locking {}", path.display()),
+            source: other.into(),
+            remedy: "use a file system that has flock",
+        },
+    })
+}

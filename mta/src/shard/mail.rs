@@ -1,0 +1,47 @@
+//! What other threads tell a shard, through its bounded mailbox.
+
+use std::sync::Arc;
+
+use queue::spool::commit::Commit;
+use queue::{Envelope, SpoolId};
+
+use super::effect::{ReportJob, Returned};
+use super::item::{Item, PathKey, Settlement};
+use super::owner::RenderResult;
+use crate::message::render::BodyForm;
+
+/// One letter.
+pub enum ShardMail {
+    /// An item for a path of this shard.
+    Item(Box<Item>),
+    /// A transaction of a message that lives here ended.
+    Settled(Box<Settlement>),
+    /// An item of a message that lives here comes back without an attempt.
+    Returned(Box<Item>, Returned),
+    /// The ledger has synced this many notes of this shard.
+    Synced(u64),
+    /// The pool is done with an item.
+    Rendered(PathKey, SpoolId, BodyForm, Box<RenderResult>),
+    /// The pool has loaded the envelope of a settlement made without an attempt; `None` when it can't be read.
+    Loaded(Box<Settlement>, Option<Arc<Envelope>>),
+    /// The pool has composed a report; `None` when there is nothing to send.
+    Composed(Box<ReportJob>, Option<Box<Composed>>),
+    /// A message found on disk at start.
+    Recovered(Box<super::recovery::RecoveredMessage>),
+    /// Everything on disk has been scheduled.
+    RecoveryDone,
+    /// Tell what is queued.
+    Inspect(Box<dyn FnOnce(&super::core::Core) + Send>),
+    /// The configuration changed.
+    Policy(Arc<super::policy::Policy>),
+    /// Stop: finish what is under way, give the rest back.
+    Drain,
+}
+
+/// A report ready to be committed.
+pub struct Composed {
+    /// Its commit.
+    pub commit: Commit,
+    /// Its envelope.
+    pub envelope: Arc<Envelope>,
+}

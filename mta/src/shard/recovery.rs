@@ -1,0 +1,190 @@
+//! Messages found on disk at start enter the core: what the spool holds and what the ack log says of it, together.
+
+use queue::ack::RcptState;
+use queue::scheduled::NewRecipient;
+use queue::spool::Recovered;
+use queue::{BounceClass, MoveReason, Outcome, OutcomeKind, SpoolId, UnixSecs};
+
+use super::core::{Core, Now};
+use super::decide::Decision;
+use super::effect::Effect;
+use super::item::{PathKey, Settled, Settlement};
+
+/// After a start an intent without a verdict waits at least this long: the site may still be at work on it.
+const UNKNOWN_WAIT_S: u32 = 30 * 60;
+
+/// One message as found, owned.
+#[derive(Debug)]
+pub struct RecoveredMessage {
+    /// Its key.
+    pub id: SpoolId,
+    /// Where the spool keeps it.
+    pub place: (u32, u32),
+    /// When it was accepted.
+    pub received: UnixSecs,
+    /// Not attempted before.
+    pub not_before: Option<UnixSecs>,
+    /// Given up at.
+    pub not_after: Option<UnixSecs>,
+    /// Its class.
+    pub class: queue::Class,
+    /// RFC 6710 priority.
+    pub priority: i8,
+    /// Bytes.
+    pub size: u32,
+    /// Egress pool by name.
+    pub pool: String,
+    /// Queue name of each recipient.
+    pub queues: Vec<String>,
+    /// What the ack log says of each recipient.
+    pub states: Vec<RcptState>,
+}
+
+impl RecoveredMessage {
+    /// Puts together what the spool and the ack log say.
+    #[must_use]
+    pub fn new(found: &Recovered<'_>, mut state: impl FnMut(u16) -> RcptState) -> Self {
+        let count = u16::try_from(found.queue_names.len()).unwrap_or(u16::MAX);
+        Self {
+            id: found.id,
+            place: (found.at.segment, found.at.offset16),
+            received: found.received,
+            not_before: found.not_before,
+            not_after: found.not_after,
+            class: found.class,
+            priority: found.priority,
+            size: found.size,
+            pool: found.pool.to_owned(),
+            queues: found.queue_names.iter().map(|n| (*n).to_owned()).collect(),
+            states: (0..count).map(&mut state).collect(),
+        }
+    }
+
+    /// True when nothing is left to do for it.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.states.iter().all(|s| matches!(s, RcptState::Done))
+    }
+}
+
+impl Core {
+    /// A message found at start.
+    pub fn recovered(&mut self, message: RecoveredMessage, now: Now) {
+        if message.is_done() {
+            self.effects.push_back(Effect::Retire(message.id, message.place));
+            return;
+        }
+        let new = queue::scheduled::NewMessage {
+            id: message.id,
+            place: message.place,
+            received: message.received,
+            not_after: message.not_after,
+            class: message.class,
+            priority: message.priority,
+            pool: self.policy.pool_number(&message.pool),
+            tenant: 0,
+            size: message.size,
+        };
+        let recipients = message.states.iter().enumerate().filter_map(|(index, state)| {
+            let queue = message.queues.get(index)?;
+            recipient(index, queue, state, message.not_before, now)
+        });
+        let Ok(key) = self.backlog.insert(&new, recipients, MoveReason::Recovered) else {
+            tracing::error!(id = %message.id, "the backlog is full; the message waits on disk for the next start");
+            return;
+        };
+        if message.states.iter().any(|s| matches!(s, RcptState::Decided { .. })) {
+            self.repeat_consequences(&message, key);
+        }
+    }
+
+    /// Verdicts whose consequences may be missing: events, reports and "done" are repeated; their ids are the same.
+    fn repeat_consequences(&mut self, message: &RecoveredMessage, key: queue::scheduled::MsgKey) {
+        let decided: Vec<_> = message
+            .states
+            .iter()
+            .enumerate()
+            .filter_map(|(index, state)| match state {
+                RcptState::Decided { kind, code, attempts } => Some((index, *kind, *code, *attempts)),
+                _ => None,
+            })
+            .collect();
+        let mut taken = Vec::new();
+        self.backlog.take_recipients(key, |index| decided.iter().any(|(i, ..)| *i == usize::from(index)), &mut taken);
+        let mut recipients = Vec::new();
+        for t in taken {
+            let Some((_, kind, code, attempts)) = decided.iter().find(|(i, ..)| *i == usize::from(t.index)) else {
+                continue;
+            };
+            recipients.push(Settled {
+                key: t.rcpt,
+                index: t.index,
+                decision: Decision {
+                    outcome: repeated(*kind, *code),
+                    attempts: *attempts,
+                    unknowns: t.unknowns,
+                    due: None,
+                },
+                remote: String::new(),
+                event: None,
+                relayed: false,
+            });
+        }
+        let settlement = Settlement {
+            path: PathKey::none(),
+            class: message.class,
+            id: message.id,
+            place: message.place,
+            envelope: None,
+            recipients,
+        };
+        self.effects.push_back(Effect::Load(Box::new(settlement)));
+    }
+
+    /// Everything found at start is here.
+    pub fn recovery_done(&mut self) {
+        tracing::info!(totals = ?self.backlog.totals(), "everything on disk is scheduled");
+    }
+}
+
+/// The outcome of a verdict whose words are gone.
+fn repeated(kind: OutcomeKind, code: u16) -> Outcome {
+    let class = match kind {
+        OutcomeKind::Failed => BounceClass::PolicyRelated,
+        _ => BounceClass::None,
+    };
+    let enhanced = match kind {
+        OutcomeKind::Failed => [5, 0, 0],
+        _ => [2, 0, 0],
+    };
+    Outcome { kind, code, enhanced, text: "the reply was read before a restart".into(), class }
+}
+
+fn recipient<'a>(
+    index: usize,
+    queue: &'a str,
+    state: &RcptState,
+    not_before: Option<UnixSecs>,
+    now: Now,
+) -> Option<NewRecipient<'a>> {
+    let rcpt = u16::try_from(index).ok()?;
+    let base = NewRecipient { rcpt, queue, attempts: 0, unknowns: 0, due: now.wall, hold: None };
+    Some(match state {
+        RcptState::Done => return None,
+        RcptState::Open { attempts, due, unknowns } => NewRecipient {
+            attempts: *attempts,
+            unknowns: *unknowns,
+            due: due.or(not_before).unwrap_or(now.wall),
+            ..base
+        },
+        RcptState::Unknown { attempts, unknowns, since, due } => NewRecipient {
+            attempts: *attempts,
+            unknowns: *unknowns,
+            due: due.unwrap_or(UnixSecs(since.0.saturating_add(UNKNOWN_WAIT_S))),
+            ..base
+        },
+        // Taken out again at once, to repeat its consequences.
+        RcptState::Decided { attempts, .. } => NewRecipient { attempts: *attempts, due: UnixSecs(u32::MAX), ..base },
+        RcptState::Held(reason) => NewRecipient { hold: Some(*reason), ..base },
+    })
+}
