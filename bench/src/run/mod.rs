@@ -4,7 +4,7 @@ mod adapter;
 mod backlog;
 mod bed;
 mod interrupt;
-mod key;
+pub mod key;
 mod latency;
 pub mod launch;
 pub mod machine;
