@@ -93,7 +93,8 @@ mod tests {
     #[test]
     fn placeholders_fill_and_strangers_stay() {
         let adapter: Adapter = toml::from_str(
-            "name=\"x\"\nsmtp=\"h:{port}\"\n[variant.a]\nextra=\"at {port}\"\n[[file]]\npath=\"c\"\ntext=\"{extra} {other}\"",
+            "name=\"x\"\nsmtp=\"h:{port}\"\n[variant.a]\nextra=\"at {port}\"\n\
+             [[file]]\npath=\"c\"\ntext=\"{extra} {other}\"",
         )
         .unwrap();
         let base = BTreeMap::from([("port".to_owned(), "25".to_owned())]);
