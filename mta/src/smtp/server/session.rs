@@ -240,6 +240,12 @@ impl Session {
         matches!(self.mode, Mode::Command) && self.transaction.is_none() && self.line.is_empty()
     }
 
+    /// Bytes of an unfinished line that are kept.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.line.len()
+    }
+
     /// The other end, as now known.
     #[must_use]
     pub fn peer(&self) -> &Peer {
