@@ -5,6 +5,7 @@
 //! | [`rule`] | which limits hold for a site: built in, by provider, in the lab |
 //! | [`limiter`] | may one more go now, and if not, when, and which rule says so |
 //! | [`caution`] | how a path behaves after a site complained |
+//! | [`reaction`] | what certain replies of certain providers ask for |
 //! | [`path`] | all of that for one (egress source, site) |
 //! | [`lease`] | limits wider than one path, kept by one owner and lent for a second |
 
@@ -12,6 +13,7 @@ pub mod caution;
 pub mod lease;
 pub mod limiter;
 pub mod path;
+pub mod reaction;
 pub mod rule;
 
 pub use caution::{Caution, Change};

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use super::caution::{Allowed, Caution, Change};
 use super::limiter::{admit_all, Admit, Gcra, Limiter, Slots, LOOK_AGAIN};
-use super::rule::{Limits, Rule, Scope, What};
+use super::reaction::{Reaction, Reactions};
+use super::rule::{Limits, Rate, Rule, Scope, What};
 
 /// Shapes one path.
 #[derive(Clone, Debug)]
@@ -17,6 +18,11 @@ pub struct PathShaper {
     connection_rate: Option<Gcra>,
     message_rate: Option<Gcra>,
     caution: Caution,
+    reactions: Reactions,
+    /// The rate a reaction asks for, while it does.
+    reduced: Option<(Rate, Gcra)>,
+    /// The row of a reaction that began since it was last asked for.
+    began: Option<&'static Reaction>,
 }
 
 impl PathShaper {
@@ -29,12 +35,15 @@ impl PathShaper {
             connection_rate: limits.connection_rate.map(|rate| Gcra::connections(Scope::Site, rate)),
             message_rate: limits.message_rate.map(|rate| Gcra::messages(Scope::Site, rate)),
             caution: Caution::new(limits.connections),
+            reactions: Reactions::default(),
+            reduced: None,
+            began: None,
         }
     }
 
     /// May one more connection be opened? On go it counts as open until [`PathShaper::closed`].
     pub fn admit_connection(&mut self, wider: &mut [&mut dyn Limiter], now: Instant) -> Admit {
-        if let Some(wait) = self.held_by_caution(now) {
+        if let Some(wait) = self.held(now) {
             return wait;
         }
         let mut all: Vec<&mut dyn Limiter> = Vec::with_capacity(2 + wider.len());
@@ -51,9 +60,16 @@ impl PathShaper {
     /// May one more message go over an open connection?
     pub fn admit_message(&mut self, wider: &mut [&mut dyn Limiter], now: Instant) -> Admit {
         if let Allowed::Nothing { until } = self.allowed(now) {
-            return Admit::Wait { until, rule: Rule { scope: Scope::Site, what: What::Caution } };
+            return wait(until, What::Caution);
         }
-        let mut all: Vec<&mut dyn Limiter> = Vec::with_capacity(1 + wider.len());
+        if let Some(until) = self.reactions.paused(now) {
+            return wait(until, What::Reaction);
+        }
+        self.reduce(now);
+        let mut all: Vec<&mut dyn Limiter> = Vec::with_capacity(2 + wider.len());
+        if let Some((_, rate)) = &mut self.reduced {
+            all.push(rate);
+        }
         if let Some(rate) = &mut self.message_rate {
             all.push(rate);
         }
@@ -70,11 +86,18 @@ impl PathShaper {
 
     /// A reply of the site, of any step. Gives a change worth an event.
     pub fn observe_reply(&mut self, code: u16, enhanced: [u16; 3], text: &str, now: Instant) -> Option<Change> {
-        if self.limits.careful {
-            self.caution.observe_reply(code, enhanced, text, now)
-        } else {
-            None
+        if !self.limits.careful {
+            return None;
         }
+        if code >= 400 {
+            self.began = self.reactions.observe(self.limits.provider, text, now).or(self.began);
+        }
+        self.caution.observe_reply(code, enhanced, text, now)
+    }
+
+    /// The reaction to a reply that began since this was last asked; for the event.
+    pub fn began(&mut self) -> Option<&'static Reaction> {
+        self.began.take()
     }
 
     /// A message was delivered.
@@ -84,15 +107,16 @@ impl PathShaper {
 
     /// An operator says the trouble is over.
     pub fn clear_caution(&mut self) -> Option<Change> {
+        self.reactions.clear();
         self.caution.clear()
     }
 
     /// Other limits from now on. Open connections stay.
     pub fn set_limits(&mut self, limits: Limits) {
-        let (mut open, mut caution) = (self.open, self.caution.clone());
+        let (mut open, mut caution, reactions) = (self.open, self.caution.clone(), self.reactions.clone());
         open.set_most(limits.connections);
         caution.set_full(limits.connections);
-        *self = Self { open, caution, ..Self::new(limits) };
+        *self = Self { open, caution, reactions, ..Self::new(limits) };
     }
 
     /// The limits that hold.
@@ -110,9 +134,13 @@ impl PathShaper {
     /// How many connections may be open at `now`, caution included. Above it, idle ones should be closed.
     #[must_use]
     pub fn most_open(&self, now: Instant) -> u32 {
+        if self.reactions.paused(now).is_some() {
+            return 0;
+        }
+        let most = self.reactions.connections(now).unwrap_or(u32::MAX).min(self.limits.connections);
         match self.caution.allowed(now) {
-            Allowed::Full => self.limits.connections,
-            Allowed::AtMost(n) => n.min(self.limits.connections),
+            Allowed::Full => most,
+            Allowed::AtMost(n) => n.min(most),
             Allowed::Nothing { .. } => 0,
         }
     }
@@ -128,15 +156,30 @@ impl PathShaper {
         self.caution.allowed(now)
     }
 
-    fn held_by_caution(&mut self, now: Instant) -> Option<Admit> {
-        let until = match self.allowed(now) {
-            Allowed::Full => return None,
-            Allowed::AtMost(most) if self.open.used() < most => return None,
-            Allowed::AtMost(_) => now + LOOK_AGAIN,
-            Allowed::Nothing { until } => until,
-        };
-        Some(Admit::Wait { until, rule: Rule { scope: Scope::Site, what: What::Caution } })
+    fn held(&mut self, now: Instant) -> Option<Admit> {
+        if let Some(until) = self.reactions.paused(now) {
+            return Some(wait(until, What::Reaction));
+        }
+        match self.allowed(now) {
+            Allowed::Nothing { until } => return Some(wait(until, What::Caution)),
+            Allowed::AtMost(most) if self.open.used() >= most => return Some(wait(now + LOOK_AGAIN, What::Caution)),
+            Allowed::Full | Allowed::AtMost(_) => {}
+        }
+        let most = self.reactions.connections(now)?;
+        (self.open.used() >= most).then(|| wait(now + LOOK_AGAIN, What::Reaction))
     }
+
+    /// Takes up, changes or drops the rate that reactions ask for.
+    fn reduce(&mut self, now: Instant) {
+        let rate = self.reactions.rate(now);
+        if rate != self.reduced.map(|(rate, _)| rate) {
+            self.reduced = rate.map(|rate| (rate, Gcra::new(Scope::Site, rate, What::Reaction)));
+        }
+    }
+}
+
+fn wait(until: Instant, what: What) -> Admit {
+    Admit::Wait { until, rule: Rule { scope: Scope::Site, what } }
 }
 
 #[cfg(test)]
@@ -206,6 +249,23 @@ mod tests {
         let Admit::Wait { rule, .. } = path.admit_connection(&mut [&mut provider], t) else { panic!() };
         assert_eq!(rule.scope, Scope::Provider);
         assert_eq!(path.open(), 1);
+    }
+
+    #[test]
+    fn d08_a_reply_of_a_known_provider_slows_its_path() {
+        let t = Instant::now();
+        let mut path = PathShaper::new(Limits::for_provider(Some("yahoo")));
+        path.observe_reply(553, [5, 7, 1], "5.7.1 [BL21] Connections will not be accepted", t);
+        assert!(path.began().is_some_and(|row| row.lasts == Duration::from_secs(7200)));
+        let Admit::Wait { until, rule } = path.admit_message(&mut [], t) else { panic!() };
+        assert_eq!((until, rule.what), (t + Duration::from_secs(7200), What::Reaction));
+        assert_eq!(path.most_open(t), 0);
+        let mut path = PathShaper::new(Limits::for_provider(Some("yahoo")));
+        path.observe_reply(450, [4, 4, 0], "[TS03] slower", t);
+        let sent = (0..600).filter(|s| path.admit_message(&mut [], t + Duration::from_secs(*s)).is_go()).count();
+        assert_eq!(sent, 100, "ten a minute");
+        let after = t + Duration::from_secs(1800);
+        assert!((0..50).all(|_| path.admit_message(&mut [], after).is_go()), "and it ends");
     }
 
     #[test]

@@ -77,6 +77,8 @@ pub enum What {
     MessageRate(Rate),
     /// The site complained; see [`super::caution`].
     Caution,
+    /// A reply asked for less; see [`super::reaction`].
+    Reaction,
     /// The share lent by the owner of a wider limit is used up.
     Lease,
 }
@@ -104,6 +106,7 @@ impl fmt::Display for Rule {
             What::ConnectionRate(rate) => write!(f, "{scope}: {rate} new connections"),
             What::MessageRate(rate) => write!(f, "{scope}: {rate} messages"),
             What::Caution => write!(f, "{scope}: careful after a complaint"),
+            What::Reaction => write!(f, "{scope}: slower after a reply"),
             What::Lease => write!(f, "{scope}: share of a wider limit"),
         }
     }
@@ -142,6 +145,8 @@ pub struct Limits {
     pub idle: Duration,
     /// False in the lab: complaints change nothing.
     pub careful: bool,
+    /// Whose limits these are; its replies are known (see [`super::reaction`]).
+    pub provider: Option<&'static str>,
 }
 
 impl Limits {
@@ -158,6 +163,7 @@ impl Limits {
             failures: 100,
             idle: Duration::from_secs(60),
             careful: true,
+            provider: None,
         }
     }
 
@@ -174,6 +180,7 @@ impl Limits {
             failures: u32::MAX,
             idle: Duration::from_secs(60),
             careful: false,
+            provider: None,
         }
     }
 
@@ -267,6 +274,7 @@ impl ProviderRow {
         }
         limits.provider_connections = self.provider_connections;
         limits.tls = self.tls;
+        limits.provider = Some(self.name);
         limits
     }
 }
