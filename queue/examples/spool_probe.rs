@@ -20,6 +20,9 @@ use queue::{Body, EnvRecipient, Envelope, SpoolId, UnixMillis};
 
 type Failure = Box<dyn std::error::Error>;
 
+/// Messages said to be free that are not retired yet. The console buffers lines: what the witness has not heard may not
+/// have happened.
+const UNHEARD: usize = 400;
 /// Messages handed in and not yet answered.
 const IN_FLIGHT: usize = 48;
 
@@ -103,6 +106,7 @@ struct Intake<'a> {
     bell: mpsc::Receiver<()>,
     waiting: Vec<Option<(SpoolId, String)>>,
     kept: VecDeque<(SpoolId, RecordRef, String)>,
+    freed: VecDeque<(SpoolId, RecordRef)>,
     random: Random,
 }
 
@@ -116,7 +120,7 @@ impl<'a> Intake<'a> {
                 let _ = ring.send(());
             }
         }));
-        Self { spool, port, bell, waiting: vec![None; IN_FLIGHT], kept, random }
+        Self { spool, port, bell, waiting: vec![None; IN_FLIGHT], kept, freed: VecDeque::new(), random }
     }
 
     fn run(mut self, live: usize) -> Result<(), Failure> {
@@ -134,10 +138,18 @@ impl<'a> Intake<'a> {
                 self.answered(token as usize, answer)?;
             }
             while self.kept.len() > live {
-                let Some((id, at, name)) = self.kept.pop_front() else { break };
-                println!("free {name}");
-                self.spool.retire(id, at);
+                self.free_oldest();
             }
+        }
+    }
+
+    fn free_oldest(&mut self) {
+        let Some((id, at, name)) = self.kept.pop_front() else { return };
+        println!("free {name}");
+        self.freed.push_back((id, at));
+        while self.freed.len() > UNHEARD {
+            let Some((id, at)) = self.freed.pop_front() else { return };
+            self.spool.retire(id, at);
         }
     }
 
@@ -181,9 +193,7 @@ impl<'a> Intake<'a> {
             Err(Refusal::Full { .. } | Refusal::Busy) => {
                 // Make room: the oldest quarter goes.
                 for _ in 0..self.kept.len() / 4 {
-                    let Some((id, at, name)) = self.kept.pop_front() else { break };
-                    println!("free {name}");
-                    self.spool.retire(id, at);
+                    self.free_oldest();
                 }
             }
             Err(refusal) => println!("refused {refusal}"),
