@@ -1,9 +1,10 @@
 //! The spool under power cuts: say what is there, then accept messages and say each one that is durable.
 //!
 //! Runs as the one program of a guest whose disk forgets (`powercut --program spool_probe`). Lines on the console:
-//! `got X` for every message recovered and read back whole, `bad ...` for whatever can't be right (damage, a wrong body),
-//! `scanned`, then `ack X` when the spool answered and `free X` before a message is retired. X names spool id, seed and
-//! length, so a message that comes back under another's name shows. Never cleans up: the next boot reads what is left.
+//! `got X` for every message recovered and read back whole, `bad ...` for whatever can't be right (damage, a wrong
+//! body), `scanned`, then `ack X` when the spool answered and `free X` before a message is retired. X names spool id,
+//! seed and length, so a message that comes back under another's name shows. Never cleans up: the next boot reads what
+//! is left.
 //!
 //! `spool_probe DIR [break=PROTECTION] [live=N]`
 

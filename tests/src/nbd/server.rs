@@ -1,7 +1,8 @@
 //! Serves one [`Volatile`] disk on a Unix socket, one thread per connection.
 //!
-//! A write is taken into the disk before it is answered, and a flush covers the writes answered before it came. [`Server::cut`] cuts the
-//! power: connections opened before it are dead from then on. Never trusts a length from the wire.
+//! A write is taken into the disk before it is answered, and a flush covers the writes answered before it came.
+//! [`Server::cut`] cuts the power: connections opened before it are dead from then on. Never trusts a length from the
+//! wire.
 
 use super::volatile::{CutReport, Ticket, Volatile};
 use super::wire::{self, option, reply, Command, Fields, Request};
