@@ -90,6 +90,11 @@ impl Witness {
         }
     }
 
+    /// What was acknowledged and is not found, in order.
+    pub fn missing(&self) -> impl Iterator<Item = &str> {
+        self.acked.difference(&self.found).map(String::as_str)
+    }
+
     /// Forget what was lost, so that it is counted once.
     pub fn accept_loss(&mut self) {
         self.acked = self.acked.intersection(&self.found).cloned().collect();
