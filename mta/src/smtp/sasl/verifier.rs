@@ -40,7 +40,7 @@ pub enum Verifier {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadVerifier {
     /// Neither form.
-    #[error("a verifier is SCRAM-SHA-256$iterations:salt$stored:server or an argon2id string; `ringpost` makes one")]
+    #[error("a verifier is SCRAM-SHA-256$iterations:salt$stored:server or an argon2id string")]
     Form,
     /// Too few or too many iterations.
     #[error("SCRAM iterations lie between 4096 and 10000000")]
@@ -93,8 +93,10 @@ impl Verifier {
             Self::Nobody => false,
             Self::Scram(own) => ScramVerifier::derive(password, &own.salt, own.iterations)
                 .is_some_and(|given| same(&given.stored_key, &own.stored_key)),
-            Self::Argon2(text) => PasswordHash::new(text)
-                .is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok()),
+            Self::Argon2(text) => {
+                let fits = |hash: PasswordHash<'_>| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok();
+                PasswordHash::new(text).is_ok_and(fits)
+            }
         }
     }
 
