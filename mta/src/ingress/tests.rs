@@ -435,7 +435,7 @@ fn listener_turns_away_what_is_too_much() {
         let listener = Listener::bind(any, net::ListenOptions::default()).expect("a port");
         let address = listener.local_addr().expect("an address");
         let sessions = Sessions::new(1, 10, 2);
-        let door = std::sync::Arc::new(Door::new(policy(ListenerRole::Mx), None));
+        let door = Arc::new(Door::new(policy(ListenerRole::Mx), None));
         let task = net::spawn_local(listen(listener, door, Rc::clone(&memory), Rc::clone(&sessions)));
         let connect = || async move {
             let stream = Stream::connect(None, address, Duration::from_secs(1)).await.expect("connected");

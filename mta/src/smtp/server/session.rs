@@ -252,6 +252,12 @@ impl Session {
         &self.peer
     }
 
+    /// What it decides by.
+    #[must_use]
+    pub fn policy(&self) -> Arc<ServerPolicy> {
+        Arc::clone(&self.policy)
+    }
+
     /// As whom the peer sends.
     #[must_use]
     pub fn credential(&self) -> Option<&Arc<Credential>> {

@@ -225,38 +225,3 @@ fn replies_that_close_are_421_and_nothing_follows() {
     assert!(used == 6 && matches!(step, Step::Close));
     assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1);
 }
-
-/// Prints what a mail costs over HELO without pipelining: `cargo test -p ringpost-mta -- --ignored --nocapture cost`.
-#[test]
-#[ignore = "a measurement, not a check"]
-fn cost_of_a_plain_relay() {
-    let mut policy = ServerPolicy::clone(&policy(&mut Seed(1)));
-    policy.role = ListenerRole::Relay;
-    policy.size_max = 1 << 20;
-    let credential = policy.credentials["a"].clone();
-    policy.trusted = vec![TrustedNetwork { network: "192.0.2.0/24".parse().expect("a network"), credential }];
-    let peer = Peer::new("192.0.2.7:1".parse().expect("an address"), "192.0.2.1:25".parse().expect("an address"));
-    let mut session = Session::new(Arc::new(policy), peer, 1);
-    let body = [b"Subject: x\r\n\r\n".as_slice(), &b"x".repeat(76), b"\r\n"].concat().repeat(44);
-    let content = [body.as_slice(), b".\r\n"].concat();
-    let mut out = Vec::new();
-    session.feed(b"HELO c.test\r\n", NOW, &mut OpenGate, &mut out);
-    let start = std::time::Instant::now();
-    const ROUNDS: u32 = 20_000;
-    for _ in 0..ROUNDS {
-        for line in [&b"MAIL FROM:<a@b.test>\r\n"[..], b"RCPT TO:<c@d.test>\r\n", b"DATA\r\n", &content] {
-            out.clear();
-            let (_, step) = session.feed(line, NOW, &mut OpenGate, &mut out);
-            if let Step::Received(mail) = step {
-                std::hint::black_box(mail);
-                session.resume_received(Ok("queued as 0000000000000".to_owned()), &mut out);
-            }
-        }
-    }
-    println!(
-        "{} bytes, {:?} per mail, session of {} bytes",
-        content.len(),
-        start.elapsed() / ROUNDS,
-        size_of::<Session>()
-    );
-}
