@@ -268,11 +268,11 @@ fn mail_nobody_accepts_pins_less_than_its_share_of_the_disk() {
         count.fetch_add(moved.len(), std::sync::atomic::Ordering::SeqCst);
         Ok(())
     }));
-    // One message in fifty stays; the rest leaves as it comes.
+    // One message in twenty-five stays; the rest leaves as it comes.
     let mut stay = Vec::new();
     for round in 0..24 {
         for (id, number, at) in put(&spool, round * 500..(round + 1) * 500, 3000) {
-            if number % 50 == 0 {
+            if number % 25 == 0 {
                 stay.push((id, number, at));
             } else {
                 spool.retire(id, at);

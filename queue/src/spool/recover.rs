@@ -7,7 +7,7 @@
 //! | C | a trailer, but the footer is damaged | every batch is read; all of it was acknowledged |
 //! | D | a whole batch, everything before it whole | its records are messages, acknowledged or not |
 //! | E | something bad, and nothing says it was durable | an unacknowledged tail: it and all behind is dropped |
-//! | F | something bad that a later batch, a trailer or a cut-off calls durable | damage: kept aside, told; then on behind |
+//! | F | something bad that a later batch, a trailer or a cut-off calls durable | damage: kept aside, told; on behind |
 //! | G | a batch of an earlier use | nothing: space not yet written |
 //! | H | anything at or behind a cut-off | ignored, however whole it is |
 //! | I | two valid superblocks | the higher generation holds |
