@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use arc_swap::ArcSwap;
 use queue::spool::Spool;
 
 use crate::config::resolved::{self, Role};
@@ -14,6 +13,7 @@ use crate::dns::lookup::{Asked, LookupConfig};
 use crate::dns::mx::Ourselves;
 use crate::dns::{AddressPolicy, ResolverConfig};
 use crate::egress::EgressSource;
+use crate::ingress::Door;
 use crate::message::key::{self, DkimKey, Keyring};
 use crate::shard::acceptance::{IngressPlan, ListenerPlan};
 use crate::smtp::sasl::Verifier;
@@ -121,42 +121,65 @@ fn write_secret(path: &Path, text: &str) -> Result<()> {
 
 /// What the listeners let in.
 pub fn ingress(config: &Config, server_tls: tls::Server, spool: &Arc<Spool>, shards: usize) -> Result<IngressPlan> {
-    let streams: HashMap<&str, &resolved::Stream> = config.streams.iter().map(|s| (s.name.as_str(), s)).collect();
-    let credentials: Vec<Arc<Credential>> =
-        config.credentials.iter().map(|c| credential(c, &streams).map(Arc::new)).collect::<Result<_>>()?;
-    let trusted: Vec<TrustedNetwork> = config
-        .credentials
-        .iter()
-        .zip(&credentials)
-        .flat_map(|(setting, credential)| {
-            setting
-                .trusted_networks
-                .iter()
-                .map(|network| TrustedNetwork { network: *network, credential: Arc::clone(credential) })
-        })
-        .collect();
+    let (credentials, trusted) = credentials(config)?;
     let process_key = rand::random();
     let listeners = config
         .listeners
         .iter()
-        .map(|l| {
-            Ok(ListenerPlan {
-                address: l.address,
-                max_sessions: l.max_sessions,
-                max_sessions_per_address: l.max_sessions_per_address,
-                policy: ArcSwap::from_pointee(server_policy(config, l, &credentials, &trusted, process_key)),
-            })
+        .map(|l| ListenerPlan {
+            address: l.address,
+            max_sessions: l.max_sessions,
+            max_sessions_per_address: l.max_sessions_per_address,
+            door: Arc::new(Door::new(
+                server_policy(config, l, &credentials, &trusted, process_key),
+                Some(server_tls.clone()),
+            )),
         })
-        .collect::<Result<_>>()?;
+        .collect();
     Ok(IngressPlan {
         listeners,
-        tls: server_tls,
         host: config.hostname.clone(),
         signs: !config.dkim.is_empty(),
         streams: config.streams.iter().map(|s| (s.name.clone(), (s.class, s.ttl))).collect(),
         spool: Arc::clone(spool),
         shards,
     })
+}
+
+/// Gives listeners the settings of a new configuration: those whose address is in both.
+pub fn replace_ingress(plan: &IngressPlan, config: &Config) -> Result<()> {
+    let (credentials, trusted) = credentials(config)?;
+    for listener in &plan.listeners {
+        let process_key = listener.door.policy.load().process_key;
+        match config.listeners.iter().find(|l| l.address == listener.address) {
+            Some(new) => listener.door.replace(server_policy(config, new, &credentials, &trusted, process_key)),
+            None => tracing::warn!(address = %listener.address, "a listener is closed at the next start"),
+        }
+    }
+    for new in &config.listeners {
+        if !plan.listeners.iter().any(|l| l.address == new.address) {
+            tracing::warn!(address = %new.address, "a listener is opened at the next start");
+        }
+    }
+    Ok(())
+}
+
+type Credentials = (Vec<Arc<Credential>>, Vec<TrustedNetwork>);
+
+fn credentials(config: &Config) -> Result<Credentials> {
+    let streams: HashMap<&str, &resolved::Stream> = config.streams.iter().map(|s| (s.name.as_str(), s)).collect();
+    let credentials: Vec<Arc<Credential>> =
+        config.credentials.iter().map(|c| credential(c, &streams).map(Arc::new)).collect::<Result<_>>()?;
+    let trusted = config
+        .credentials
+        .iter()
+        .zip(&credentials)
+        .flat_map(|(setting, credential)| {
+            let networks = setting.trusted_networks.iter();
+            networks.map(|network| TrustedNetwork { network: *network, credential: Arc::clone(credential) })
+        })
+        .collect();
+    Ok((credentials, trusted))
 }
 
 fn server_policy(

@@ -1,5 +1,8 @@
 //! Starting, watching and stopping the whole: the only layer that sees every other.
 
 pub mod assemble;
+pub mod doctor;
 pub mod init;
+pub mod run;
+pub mod serve;
 pub mod start;

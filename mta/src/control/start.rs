@@ -19,6 +19,7 @@ use crate::message::render::Pool;
 use crate::net::{self, Driver, Sender};
 use crate::record::log::Sizes;
 use crate::record::EventLog;
+use crate::shard::acceptance::IngressPlan;
 use crate::shard::driver::{wall, Links};
 use crate::shard::jobs::RenderContext;
 use crate::shard::ledger::{Ledger, NoteQueue};
@@ -57,6 +58,8 @@ pub struct Running {
     recovery: Option<JoinHandle<()>>,
     memory: Arc<Mutex<tls::Memory>>,
     memory_path: PathBuf,
+    ingress: Arc<IngressPlan>,
+    render: Arc<RenderContext>,
 }
 
 /// Which driver the shards run on, and a remark when it is not the one wished for.
@@ -166,6 +169,8 @@ pub fn start(config: &Config) -> Result<Running> {
         recovery: Some(recovery),
         memory,
         memory_path,
+        ingress,
+        render,
     })
 }
 
@@ -256,6 +261,30 @@ fn start_recovery(
 }
 
 impl Running {
+    /// Puts a checked configuration in force, as far as it can change while running; says what waits for a restart.
+    pub fn reload(&self, old: &Config, new: &Config) {
+        let policy = Arc::new(Policy::new(new, self.mailboxes.len()));
+        for mailbox in &self.mailboxes {
+            let mut letter = ShardMail::Policy(Arc::clone(&policy));
+            while let Err(back) = mailbox.send(letter) {
+                letter = back;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        if let Err(error) = assemble::replace_ingress(&self.ingress, new) {
+            tracing::error!(%error, "listeners keep their old settings");
+        }
+        match assemble::dkim_keys(new) {
+            Ok(keys) => self.render.keys.store(Arc::new(keys)),
+            Err(error) => tracing::error!(error = format!("{error:#}"), "signing keys stay as they were"),
+        }
+        let same = old.spool.dir == new.spool.dir && old.shards == new.shards && old.cores == new.cores;
+        if !same {
+            tracing::warn!("spool.dir, server.shards and server.cores take effect at the next start");
+        }
+        tracing::info!("the configuration was read again");
+    }
+
     /// Stops in order: no new sessions, transactions under way end, everything noted is synced, the spool is sealed.
     pub fn stop(mut self) {
         self.live.stop_accepting();

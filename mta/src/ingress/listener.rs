@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::connection::{is_exempt, serve};
@@ -101,7 +102,7 @@ impl Drop for Ticket {
 /// or the task is aborted; an accept under way loses nothing.
 pub async fn listen<A: Acceptor + 'static>(
     listener: Listener,
-    door: Rc<Door>,
+    door: Arc<Door>,
     acceptor: Rc<A>,
     sessions: Rc<Sessions>,
 ) {
@@ -123,7 +124,7 @@ pub async fn listen<A: Acceptor + 'static>(
             }
             continue;
         };
-        let (door, acceptor) = (Rc::clone(&door), Rc::clone(&acceptor));
+        let (door, acceptor) = (Arc::clone(&door), Rc::clone(&acceptor));
         net::spawn_local(async move {
             // The whole ticket must move in here: naming only its number would copy that and free the place at once.
             let place = ticket;

@@ -8,7 +8,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use queue::error::Refusal as SpoolRefusal;
 use queue::spool::Spool;
 use queue::{Class, Envelope, MessageKind, MoveReason, SpoolId};
@@ -30,9 +29,7 @@ use crate::smtp::extension::BodyKind;
 use crate::smtp::sasl::RecentSuccesses;
 use crate::smtp::server::{
     AuthAnswer, AuthQuestion, Credential, DomainRule, InboundKind, ListenerRole, Now as SessionNow, ReceivedMail,
-    ServerPolicy,
 };
-use crate::tls;
 
 /// One port, as configured.
 pub struct ListenerPlan {
@@ -42,16 +39,14 @@ pub struct ListenerPlan {
     pub max_sessions: usize,
     /// Sessions from one address, over all shards.
     pub max_sessions_per_address: usize,
-    /// What its sessions decide by; swapped whole on reload.
-    pub policy: ArcSwap<ServerPolicy>,
+    /// What its sessions decide by, and the certificate it shows.
+    pub door: Arc<Door>,
 }
 
 /// What all shards let in, and how.
 pub struct IngressPlan {
     /// The ports.
     pub listeners: Vec<ListenerPlan>,
-    /// Our certificate.
-    pub tls: tls::Server,
     /// Our name.
     pub host: String,
     /// Someone signs: body hashes are taken while receiving.
@@ -103,12 +98,10 @@ impl Acceptance {
         for plan in &self.plan.listeners {
             let listener =
                 Listener::bind(plan.address, ListenOptions::default()).map_err(|e| bind_error(plan.address, &e))?;
-            let policy = plan.policy.load_full();
-            lines.push(format!("{} {}", plan.address, role_text(policy.role)));
-            let door = Rc::new(Door::new(ServerPolicy::clone(&policy), Some(self.plan.tls.clone())));
+            lines.push(format!("{} {}", plan.address, role_text(plan.door.policy.load().role)));
             let per_address = u32::try_from(plan.max_sessions_per_address).unwrap_or(u32::MAX);
             let sessions = Sessions::new(self.shard.links.id, plan.max_sessions.div_ceil(shards), per_address);
-            net::spawn_local(ingress::listen(listener, door, Rc::clone(self), sessions));
+            net::spawn_local(ingress::listen(listener, Arc::clone(&plan.door), Rc::clone(self), sessions));
         }
         Ok(lines)
     }
@@ -291,7 +284,7 @@ impl Acceptor for Acceptance {
 
 impl Acceptance {
     fn process_key(&self) -> [u8; 32] {
-        self.plan.listeners.first().map_or([0; 32], |l| l.policy.load().process_key)
+        self.plan.listeners.first().map_or([0; 32], |l| l.door.policy.load().process_key)
     }
 }
 

@@ -13,7 +13,8 @@
 //! - K: a compaction is interrupted at each of its steps, by death or by power cut: nothing changes.
 //! - L: the disk refuses: ports refuse, nothing is lost, a later sync goes on in another file.
 //! - M: a part of a compaction is damaged: only its range of ids is held.
-//! - N: the disk fails at each operation of a long run with compactions, then the power goes: no durable verdict is lost.
+//! - N: the disk fails at each operation of a long run with compactions, then the power goes: no durable verdict is
+//!   lost.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -237,7 +237,8 @@ impl<S: LogStore> AckLog<S> {
         self.own.push(entry);
     }
 
-    /// Copies everything recorded so far to the disk. Call every 100 ms; `now` is the time at its start.
+    /// Copies everything recorded so far to the disk. Call every 100 ms; `now` is the time at its start, by the clock that
+    /// [`AckPort::lag`] is asked with.
     ///
     /// # Errors
     /// [`AckStop::Disk`]: nothing is lost, but all ports refuse until a later sync succeeds (it tries another file).
@@ -246,7 +247,7 @@ impl<S: LogStore> AckLog<S> {
         match self.try_sync() {
             Ok(synced) => {
                 self.error = None;
-                self.health.synced.fetch_max(now.0, Ordering::Release);
+                self.health.synced.store(now.0, Ordering::Release);
                 self.health.stopped.store(false, Ordering::Release);
                 Ok(synced)
             }

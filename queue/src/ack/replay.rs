@@ -204,7 +204,10 @@ impl Builder {
         self.order = self.order.saturating_add(1);
         if self.rows.len() >= self.squeeze_at {
             self.squeeze();
-            self.squeeze_at = (self.rows.len() * 2).max(SQUEEZE_MIN);
+            // Half as much again, asked for exactly: doubling would cost the memory of a queue for nothing.
+            let more = (self.rows.len() / 2).max(SQUEEZE_MIN);
+            self.squeeze_at = self.rows.len() + more;
+            self.rows.reserve_exact(more);
         }
     }
 

@@ -76,6 +76,16 @@ impl ScramVerifier {
 }
 
 impl Verifier {
+    /// An argon2id hash with the library's own costs (19 MiB, two passes). None for a password that has no prepared form.
+    #[must_use]
+    pub fn argon2(password: &str, salt: &[u8]) -> Option<Self> {
+        use argon2::password_hash::{PasswordHasher, SaltString};
+        let prepared = super::secret::prepare(password)?;
+        let salt = SaltString::encode_b64(salt).ok()?;
+        let hash = argon2::Argon2::default().hash_password(prepared.as_bytes(), &salt).ok()?;
+        Some(Self::Argon2(hash.to_string()))
+    }
+
     /// True when `password` is the one. Slow on purpose (milliseconds): run it on the pool.
     #[must_use]
     pub fn check(&self, password: &str) -> bool {
