@@ -8,11 +8,13 @@
 //! | [`dns`] | what does the DNS say, and how does it misbehave |
 //! | [`tidy`] | does the tree keep its habits |
 //! | [`nbd`] | what is on a disk after the power was cut |
+//! | [`fuzz`] | does any string of bytes break a promise |
 //! | [`vm`] | how a guest is booted and read |
 
 pub mod client;
 pub mod daemon;
 pub mod dns;
+pub mod fuzz;
 pub mod nbd;
 pub mod place;
 pub mod receiver;
