@@ -140,6 +140,8 @@ impl Volatile {
             if write.open.is_some() {
                 self.pending.push(write);
             } else {
+                // What is kept here is older: it must not come back over this one.
+                self.forget(write.offset, write.offset + write.data.len());
                 self.persist(&write);
             }
         }
@@ -323,6 +325,18 @@ mod tests {
             disk.cut(seed);
             disk.answered(ticket, true);
             assert_eq!(disk.image()[0], 1);
+        }
+    }
+
+    #[test]
+    fn an_older_open_write_never_comes_back_over_a_flushed_one() {
+        for seed in 0..100 {
+            let mut disk = disk(Honesty::Honest);
+            disk.take(0, &block(1, 2)).unwrap();
+            disk.write(0, &block(2, 1), false).unwrap();
+            disk.flush();
+            disk.cut(seed);
+            assert_eq!(disk.image()[0], 2);
         }
     }
 
