@@ -55,8 +55,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serve `disk` at the socket `path`, which must not exist yet. Each answer waits for a random part of `lag`, so that
-    /// answers come out of order and many writes are under way when the power goes.
+    /// Serve `disk` at the socket `path`, which must not exist yet. Each answer waits for a random part of `lag`, so
+    /// that answers come out of order and many writes are under way when the power goes.
     pub fn start(disk: Volatile, path: &Path, lag: Duration) -> io::Result<Server> {
         let listener = UnixListener::bind(path)?;
         let power = Mutex::new(Power { disk, life: 0, off: false, trip: None });
@@ -157,7 +157,9 @@ fn serve(mut stream: UnixStream, shared: &Arc<Shared>, life: u64) -> io::Result<
         }
         let data = payload(&mut stream, &request)?;
         let Some((bytes, ticket)) = carry_out(shared, life, &request, &data) else {
-            return Ok(()); // the power is gone: no answer
+            // The power is gone: no answer, not even an end of the connection, which would be an error to the guest.
+            io::copy(&mut stream, &mut io::sink())?;
+            return Ok(());
         };
         let at = Instant::now() + shared.lag.mul_f64(random.random::<f64>());
         let reply = Reply { at, bytes, ticket, fua: request.fua };
@@ -368,6 +370,11 @@ mod tests {
         Ok(u32::from_be_bytes([answer[4], answer[5], answer[6], answer[7]]))
     }
 
+    /// No answer within a moment counts as none.
+    fn silent(stream: &mut UnixStream) {
+        stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    }
+
     #[test]
     fn a_flushed_write_is_there_after_the_cut() {
         let server = start("flushed");
@@ -377,6 +384,7 @@ mod tests {
         assert_eq!(ask(&mut stream, 3, 0, 0, 0, &[]).unwrap(), 0);
         assert_eq!(ask(&mut stream, 1, wire::FUA, 1024, 512, &data).unwrap(), 0);
         server.cut(1);
+        silent(&mut stream);
         assert!(ask(&mut stream, 1, 0, 0, 512, &[1; SECTOR]).is_err(), "an old connection is dead");
         server.power_on();
         let mut again = connect(&server);
@@ -395,6 +403,7 @@ mod tests {
         let heard = server.trip_after(2);
         assert_eq!(ask(&mut stream, 1, 0, 0, 512, &[1; SECTOR]).unwrap(), 0);
         assert!(heard.try_recv().is_err());
+        silent(&mut stream);
         assert!(ask(&mut stream, 1, 0, 512, 512, &[2; SECTOR]).is_err());
         assert!(heard.try_recv().is_ok());
         assert_eq!(server.cut(1).volatile, 2);
