@@ -104,7 +104,7 @@ impl Volatile {
     /// [`Volatile::answered`].
     pub fn take(&mut self, offset: u64, data: &[u8]) -> Result<Ticket, OutOfRange> {
         let start = usize::try_from(offset).map_err(|_| OutOfRange)?;
-        if start % SECTOR != 0 || data.len() % SECTOR != 0 {
+        if !start.is_multiple_of(SECTOR) || !data.len().is_multiple_of(SECTOR) {
             return Err(OutOfRange);
         }
         let end = start.checked_add(data.len()).ok_or(OutOfRange)?;
