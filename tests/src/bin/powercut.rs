@@ -117,6 +117,7 @@ fn run(cli: &Cli, kit: &Kit) -> Result<Totals> {
     for number in 0..=cli.cuts {
         let last = number == cli.cuts;
         let until_cut = Duration::from_millis(random.random_range(0..=cli.longest_ms));
+        server.power_on();
         let mut guest = machine.start()?;
         witness.boot();
         // A cut while the machine still boots (journal replay) happens too, now and then.

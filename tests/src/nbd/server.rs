@@ -36,6 +36,8 @@ struct Power {
     disk: Volatile,
     /// Rises at every cut; a connection of an older life may not touch the disk.
     life: u64,
+    /// No connection is taken: an emulator that lost its disk would connect again at once.
+    off: bool,
     /// Requests that are still served, and who wants to know when they are used up.
     trip: Option<(u64, Sender<()>)>,
 }
@@ -53,20 +55,26 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serve `disk` at the socket `path`, which must not exist yet. Each answer waits for a random part of `lag`, so that
-    /// answers come out of order and many writes are under way when the power goes.
+    /// Serve `disk` at the socket `path`, which must not exist yet. Each answer waits for a random part of `lag`, so
+    /// that answers come out of order and many writes are under way when the power goes.
     pub fn start(disk: Volatile, path: &Path, lag: Duration) -> io::Result<Server> {
         let listener = UnixListener::bind(path)?;
-        let power = Mutex::new(Power { disk, life: 0, trip: None });
+        let power = Mutex::new(Power { disk, life: 0, off: false, trip: None });
         let shared = Arc::new(Shared { power, lag, counters: Counters::default() });
         let served = Arc::clone(&shared);
         std::thread::Builder::new().name("nbd accept".into()).spawn(move || {
             for stream in listener.incoming() {
                 let Ok(stream) = stream else { return };
                 let shared = Arc::clone(&served);
-                let life = lock(&shared.power).life;
+                let (life, off) = {
+                    let power = lock(&shared.power);
+                    (power.life, power.off)
+                };
                 if life == u64::MAX {
                     return;
+                }
+                if off {
+                    continue;
                 }
                 // A peer that breaks the protocol loses its connection and nothing else.
                 std::thread::spawn(move || serve(stream, &shared, life).ok());
@@ -75,12 +83,19 @@ impl Server {
         Ok(Server { shared, path: path.to_path_buf() })
     }
 
-    /// Cut the power: what was volatile is decided by `seed`; open connections never touch the disk again.
+    /// Cut the power: what was volatile is decided by `seed`; open connections never touch the disk
+    /// again, and new ones are refused until [`Server::power_on`].
     pub fn cut(&self, seed: u64) -> CutReport {
         let mut power = lock(&self.shared.power);
         power.life += 1;
+        power.off = true;
         power.trip = None;
         power.disk.cut(seed)
+    }
+
+    /// Take connections again.
+    pub fn power_on(&self) {
+        lock(&self.shared.power).off = false;
     }
 
     /// Let the disk fall silent in the middle of the `requests`-th write or flush from now: it is taken, and neither it
@@ -142,7 +157,9 @@ fn serve(mut stream: UnixStream, shared: &Arc<Shared>, life: u64) -> io::Result<
         }
         let data = payload(&mut stream, &request)?;
         let Some((bytes, ticket)) = carry_out(shared, life, &request, &data) else {
-            return Ok(()); // the power is gone: no answer
+            // The power is gone: no answer, not even an end of the connection, which would be an error to the guest.
+            io::copy(&mut stream, &mut io::sink())?;
+            return Ok(());
         };
         let at = Instant::now() + shared.lag.mul_f64(random.random::<f64>());
         let reply = Reply { at, bytes, ticket, fua: request.fua };
@@ -251,6 +268,7 @@ fn trips(power: &mut Power) -> bool {
     heard.send(()).ok();
     power.trip = None;
     power.life += 1;
+    power.off = true;
     true
 }
 
@@ -352,6 +370,11 @@ mod tests {
         Ok(u32::from_be_bytes([answer[4], answer[5], answer[6], answer[7]]))
     }
 
+    /// No answer within a moment counts as none.
+    fn silent(stream: &mut UnixStream) {
+        stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    }
+
     #[test]
     fn a_flushed_write_is_there_after_the_cut() {
         let server = start("flushed");
@@ -361,7 +384,9 @@ mod tests {
         assert_eq!(ask(&mut stream, 3, 0, 0, 0, &[]).unwrap(), 0);
         assert_eq!(ask(&mut stream, 1, wire::FUA, 1024, 512, &data).unwrap(), 0);
         server.cut(1);
+        silent(&mut stream);
         assert!(ask(&mut stream, 1, 0, 0, 512, &[1; SECTOR]).is_err(), "an old connection is dead");
+        server.power_on();
         let mut again = connect(&server);
         assert_eq!(ask(&mut again, 0, 0, 0, 512, &[]).unwrap(), 0);
         let mut read = vec![0; SECTOR];
@@ -378,6 +403,7 @@ mod tests {
         let heard = server.trip_after(2);
         assert_eq!(ask(&mut stream, 1, 0, 0, 512, &[1; SECTOR]).unwrap(), 0);
         assert!(heard.try_recv().is_err());
+        silent(&mut stream);
         assert!(ask(&mut stream, 1, 0, 512, 512, &[2; SECTOR]).is_err());
         assert!(heard.try_recv().is_ok());
         assert_eq!(server.cut(1).volatile, 2);

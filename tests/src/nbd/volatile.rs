@@ -104,7 +104,7 @@ impl Volatile {
     /// [`Volatile::answered`].
     pub fn take(&mut self, offset: u64, data: &[u8]) -> Result<Ticket, OutOfRange> {
         let start = usize::try_from(offset).map_err(|_| OutOfRange)?;
-        if start % SECTOR != 0 || data.len() % SECTOR != 0 {
+        if !start.is_multiple_of(SECTOR) || !data.len().is_multiple_of(SECTOR) {
             return Err(OutOfRange);
         }
         let end = start.checked_add(data.len()).ok_or(OutOfRange)?;
@@ -140,6 +140,8 @@ impl Volatile {
             if write.open.is_some() {
                 self.pending.push(write);
             } else {
+                // What is kept here is older: it must not come back over this one.
+                self.forget(write.offset, write.offset + write.data.len());
                 self.persist(&write);
             }
         }
@@ -323,6 +325,18 @@ mod tests {
             disk.cut(seed);
             disk.answered(ticket, true);
             assert_eq!(disk.image()[0], 1);
+        }
+    }
+
+    #[test]
+    fn an_older_open_write_never_comes_back_over_a_flushed_one() {
+        for seed in 0..100 {
+            let mut disk = disk(Honesty::Honest);
+            disk.take(0, &block(1, 2)).unwrap();
+            disk.write(0, &block(2, 1), false).unwrap();
+            disk.flush();
+            disk.cut(seed);
+            assert_eq!(disk.image()[0], 2);
         }
     }
 
