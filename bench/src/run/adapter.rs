@@ -28,6 +28,9 @@ pub struct Adapter {
     /// Shell command that prints the number of queued recipients (or messages).
     #[serde(default)]
     pub queued: String,
+    /// Words the server writes to its log when all that was on disk is scheduled; used where `queued` is not given.
+    #[serde(default)]
+    pub scheduled_words: String,
     /// Extra injector arguments of a critical stream.
     #[serde(default)]
     pub critical: Vec<String>,

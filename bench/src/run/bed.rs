@@ -231,6 +231,15 @@ impl Bed {
         String::from_utf8_lossy(&output.stdout).trim().parse().ok()
     }
 
+    /// How often the server's log has the words for "all scheduled"; `None` when the adapter names none.
+    pub fn scheduled_words(&self) -> Option<usize> {
+        if self.adapter.scheduled_words.is_empty() {
+            return None;
+        }
+        let log = fs::read(self.dir.join("server.log")).unwrap_or_default();
+        Some(memchr::memmem::find_iter(&log, self.adapter.scheduled_words.as_bytes()).count())
+    }
+
     /// Reads the meter.
     pub fn read(&self) -> Result<Reading> {
         self.meter.read()
