@@ -234,7 +234,7 @@ fn explain(report: &Report<'_>, one: &Reported<'_>, text: &mut String) {
     text.push_str(&format!("\r\n  <{}>\r\n", address(report, one)));
     let said = format!("{who}: {}", reply_line(one.outcome, true));
     push_wrapped(&said, "    ", text);
-    if let Some(until) = one.will_retry_until {
+    if let Some(until) = one.will_retry_until.filter(|_| one.action == Action::Delayed) {
         let when = date::rfc5322(UnixMillis(u64::from(until.0) * 1000));
         text.push_str(&format!("    It is tried until {when}.\r\n"));
     }

@@ -379,6 +379,8 @@ impl Shard {
             ShardMail::Drain => {
                 self.draining.set(true);
                 core.drain();
+                // Connections that wait for work have none to expect.
+                self.work.borrow().values().for_each(|work| work.notify_waiters());
             }
         }
     }

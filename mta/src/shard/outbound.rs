@@ -104,7 +104,6 @@ impl Outbound {
         let ehlo = entry.ehlo()?.to_owned();
         let limits = plan.limits();
         let hosts = hosts_of(plan, entry.source.address, random);
-        let port = plan.route.hosts.first().map_or(25, |h| h.port);
         let (tls, client) = self.tls_of(plan, limits.tls);
         let implicit_tls = plan.tls() == RouteTls::Implicit;
         let classify: Classify = Rc::new(|code, enhanced, text, _| classify(code, enhanced, text));
@@ -114,7 +113,6 @@ impl Outbound {
             ehlo,
             site: path.site.as_str().to_owned(),
             hosts,
-            port,
             tls,
             implicit_tls,
             client_tls: client,
@@ -157,7 +155,7 @@ fn hosts_of(plan: &Plan, source: IpAddr, random: u64) -> Vec<Host> {
         .filter_map(|host| {
             let addresses: Vec<IpAddr> =
                 host.addresses.iter().copied().filter(|a| a.is_ipv6() == source.is_ipv6()).collect();
-            (!addresses.is_empty()).then(|| Host { name: host.name.clone(), addresses })
+            (!addresses.is_empty()).then(|| Host { name: host.name.clone(), addresses, port: host.port })
         })
         .collect()
 }

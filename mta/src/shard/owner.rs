@@ -100,8 +100,11 @@ impl Owner {
     /// An item for one of our paths: to the pool when it must be loaded, signed or converted, else to its ready queue.
     pub fn arrived(&mut self, item: Box<Item>, effects: &mut VecDeque<Effect>) {
         let key = item.path.clone();
-        let ready_max = self.policy.ready_max;
-        let path = self.paths.entry(key.clone()).or_insert_with(|| Path::new(key, Arc::clone(&item.plan), ready_max));
+        let (ready_max, idle_max) = (self.policy.ready_max, self.policy.idle_max);
+        let path = self
+            .paths
+            .entry(key.clone())
+            .or_insert_with(|| Path::new(key, Arc::clone(&item.plan), ready_max, idle_max));
         path.plan = Arc::clone(&item.plan);
         if item.body.is_some() && item.envelope.is_some() && !self.policy.signs {
             path.stage(item);

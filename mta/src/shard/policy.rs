@@ -23,6 +23,8 @@ pub struct Policy {
     pub retry: RetrySchedule,
     /// Recipients that may wait in one ready queue.
     pub ready_max: usize,
+    /// Longest time an idle connection is kept; a provider's rule may say less.
+    pub idle_max: Duration,
     /// Bytes of fresh mail one shard keeps in memory.
     pub fresh_bytes: u64,
     /// Age at which a delay is reported.
@@ -54,6 +56,7 @@ impl Policy {
                 ..RetrySchedule::default()
             },
             ready_max: d.ready_max,
+            idle_max: seconds(d.idle_s),
             fresh_bytes: config.hot_bytes / shards.max(1) as u64,
             delay_report_s: d.delay_report_s,
             routes: Arc::new(Routes::new(config.routes.clone())),
