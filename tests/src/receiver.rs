@@ -1,6 +1,7 @@
 //! A scripted receiving server, in the process of the test: it answers as told, recipient by recipient, and remembers
 //! what it was given and by whom. It knows nothing of the sender; a test reads what it saw.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -173,7 +174,7 @@ impl Transaction {
 #[derive(Default)]
 struct Seen {
     transactions: Vec<Transaction>,
-    sockets: Vec<TcpStream>,
+    sockets: HashMap<usize, TcpStream>,
     hellos: Vec<(Option<IpAddr>, String)>,
 }
 
@@ -282,7 +283,7 @@ impl Drop for Receiver {
         self.shared.stopped.store(true, Ordering::Release);
         // The accept loop wakes up and sees that it is over; a peer that is gone needs no goodbye.
         let _ = TcpStream::connect_timeout(&self.address, Duration::from_secs(1));
-        for socket in &lock(&self.shared.seen).sockets {
+        for socket in lock(&self.shared.seen).sockets.values() {
             let _ = socket.shutdown(std::net::Shutdown::Both);
         }
     }
@@ -295,7 +296,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         }
         let number = shared.connections.fetch_add(1, Ordering::AcqRel) + 1;
         if let Ok(copy) = socket.try_clone() {
-            lock(&shared.seen).sockets.push(copy);
+            lock(&shared.seen).sockets.insert(number, copy);
         }
         let shared = Arc::clone(shared);
         std::thread::spawn(move || {
@@ -305,6 +306,10 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             if let Ok(wire) = Wire::new(socket) {
                 // How a peer leaves is its own affair.
                 let _ = Session::new(wire, number, peer, manners, &shared).run();
+            }
+            // The copy would keep the connection open.
+            if let Some(copy) = lock(&shared.seen).sockets.remove(&number) {
+                let _ = copy.shutdown(std::net::Shutdown::Both);
             }
             shared.open.fetch_sub(1, Ordering::AcqRel);
         });
