@@ -85,7 +85,7 @@ pub struct Stream {
 }
 
 /// One egress source.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)] // as in `raw::Source`
 pub struct Source {
     pub name: String,

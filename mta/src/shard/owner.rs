@@ -60,6 +60,8 @@ pub struct PeerLimits {
     pub messages_left: u32,
     /// 8BITMIME (RFC 6152).
     pub eight_bit: bool,
+    /// BINARYMIME and CHUNKING (RFC 3030).
+    pub binary: bool,
     /// DSN (RFC 3461).
     pub dsn: bool,
 }
@@ -185,8 +187,9 @@ impl Owner {
                 return NextStep::Wait;
             }
             let Some(mut item) = path.pop(limits.recipients, limits.domains) else { return NextStep::Wait };
-            let eight_bit = item.envelope.as_ref().is_some_and(|e| e.flags.eight_bit || e.flags.binary);
-            if eight_bit && !limits.eight_bit && item.form == BodyForm::AsStored {
+            let flags = item.envelope.as_ref().map(|e| e.flags).unwrap_or_default();
+            let takes = limits.binary || (limits.eight_bit && !flags.binary);
+            if (flags.eight_bit || flags.binary) && !takes && item.form == BodyForm::AsStored {
                 item.prefix = None;
                 self.render(item, BodyForm::SevenBit, effects);
                 continue;

@@ -17,9 +17,8 @@ fn a_second_start_finds_its_state(driver: &str) {
     let setup = Setup::to(driver, &receiver);
     let daemon = setup.start();
     let mut client = daemon.client();
-    let ids: Vec<String> = (0..10)
-        .map(|n| client.deliver("a@sender.test", &["b@inbox.test"], &message(&n.to_string(), "x")))
-        .collect();
+    let ids: Vec<String> =
+        (0..10).map(|n| client.deliver("a@sender.test", &["b@inbox.test"], &message(&n.to_string(), "x"))).collect();
     daemon.wait_for_type("TransientFailure", &ids[9]);
     assert!(daemon.stop().success());
     receiver.set_manners(Manners::default());
