@@ -53,6 +53,8 @@ pub struct Manners {
     pub ehlo: bool,
     /// STARTTLS is offered.
     pub tls: bool,
+    /// What it was given is remembered.
+    pub remembers: bool,
     /// Exceptions.
     pub script: Script,
 }
@@ -61,7 +63,7 @@ impl Default for Manners {
     fn default() -> Self {
         let extensions = ["PIPELINING", "SIZE 60000000", "8BITMIME", "SMTPUTF8", "CHUNKING", "BINARYMIME"];
         let extensions = extensions.iter().chain(&["ENHANCEDSTATUSCODES"]).map(|e| (*e).to_owned()).collect();
-        Self { extensions, ehlo: true, tls: false, script: Arc::new(|_| Act::Usual) }
+        Self { extensions, ehlo: true, tls: false, remembers: true, script: Arc::new(|_| Act::Usual) }
     }
 }
 
@@ -91,6 +93,13 @@ impl Manners {
     #[must_use]
     pub fn helo_only(mut self) -> Self {
         self.ehlo = false;
+        self
+    }
+
+    /// Remembers nothing: for runs whose script keeps its own books.
+    #[must_use]
+    pub fn forgetting(mut self) -> Self {
+        self.remembers = false;
         self
     }
 
@@ -415,7 +424,9 @@ impl<'a> Session<'a> {
         self.reset();
         name.clone_into(&mut self.now.hello);
         verb.clone_into(&mut self.now.verb);
-        lock(&self.shared.seen).hellos.push((self.now.peer, name.to_owned()));
+        if self.manners.remembers {
+            lock(&self.shared.seen).hellos.push((self.now.peer, name.to_owned()));
+        }
         let mut reply = "250 mx.inbox.test".to_owned();
         if verb == "EHLO" {
             for extension in &self.manners.extensions {
@@ -482,6 +493,11 @@ impl<'a> Session<'a> {
     fn end(&mut self) -> io::Result<()> {
         self.now.at = Some(Instant::now());
         let decided = self.decide(&Moment::Content(&self.now), "250 2.0.0 taken");
+        if !self.manners.remembers {
+            let sent = self.say(&decided?);
+            self.reset();
+            return sent;
+        }
         let reply = decided.as_deref().unwrap_or_default().to_owned();
         let done = Transaction { reply: reply.clone(), replied: false, ..self.now.clone() };
         let place = {
