@@ -27,6 +27,8 @@ use crate::net::{self, Sender};
 
 /// How often the core looks at the clock when nothing else wakes it.
 const TICK: Duration = Duration::from_millis(200);
+/// Verdicts older than this and not yet on disk hold new work back.
+const LAG_MAX_MS: u64 = 250;
 /// Letters to other shards and jobs for the pool that found no room; beyond this the shard takes no new work.
 const OUTBOX_MAX: usize = 50_000;
 
@@ -142,8 +144,13 @@ impl Shard {
         }
     }
 
+    /// Nothing new is handed out: too much waits for other threads, or verdicts wait too long for the disk (the promise is
+    /// that a power cut costs at most the last 250 ms).
     fn congested(&self) -> bool {
-        self.outbox.borrow().len() > OUTBOX_MAX || self.notes.borrow().len() > OUTBOX_MAX || self.draining.get()
+        self.acks.borrow().lag(wall()) > LAG_MAX_MS
+            || self.outbox.borrow().len() > OUTBOX_MAX
+            || self.notes.borrow().len() > OUTBOX_MAX
+            || self.draining.get()
     }
 
     /// Asks the pump to look.
@@ -379,6 +386,10 @@ impl Shard {
             ShardMail::Drain => {
                 self.draining.set(true);
                 core.drain();
+                // Idle connections end now rather than after their idle time.
+                for work in self.work.borrow().values() {
+                    work.notify_waiters();
+                }
             }
         }
     }

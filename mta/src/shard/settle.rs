@@ -138,9 +138,12 @@ impl Core {
     }
 
     /// Recipients past their end.
-    pub(super) fn expire(&mut self, now: Now) {
+    pub(super) fn expire(&mut self, budget: usize, now: Now) {
         let mut taken = Vec::new();
-        self.backlog.expired(EXPIRED_TURN, EXPIRED_TURN, &mut taken);
+        self.backlog.expired(EXPIRED_TURN, budget, &mut taken);
+        if taken.is_empty() {
+            return;
+        }
         let outcome = Outcome {
             kind: OutcomeKind::Failed,
             code: 0,
