@@ -225,6 +225,13 @@ impl Core {
         self.owner.rendered(path, id, form, result, now, &mut self.effects);
     }
 
+    /// Another shard asks for a share of a limit that this shard owns.
+    pub fn lease_asked(&mut self, shard: ShardId, ask: &super::leases::LeaseAsk, now: Now) {
+        if let Some(grant) = self.owner.leases().answer(ask, now.steady) {
+            self.effects.push_back(Effect::LeaseGrant(shard, ask.key, grant));
+        }
+    }
+
     /// Gives everything that waits for a connection back to where it came from: the process stops.
     pub fn drain(&mut self) {
         self.paused = true;

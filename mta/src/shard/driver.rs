@@ -236,6 +236,15 @@ impl Shard {
                 let now = self.now();
                 return self.core.borrow_mut().returned(*item, &how, now);
             }
+            // A lease is asked for again when a letter is lost; it never needs to wait in the outbox.
+            Effect::LeaseAsk(shard, ask) => {
+                self.send(shard, ShardMail::LeaseAsk(self.links.id, ask));
+                None
+            }
+            Effect::LeaseGrant(shard, key, grant) => {
+                self.send(shard, ShardMail::LeaseGrant(key, grant));
+                None
+            }
             Effect::Hand(shard, item) => self.send(shard, ShardMail::Item(item)),
             Effect::Settle(shard, settlement) => self.send(shard, ShardMail::Settled(settlement)),
             Effect::Return(shard, item, how) => self.send(shard, ShardMail::Returned(item, how)),
@@ -381,6 +390,8 @@ impl Shard {
             }
             ShardMail::Recovered(message) => core.recovered(*message, now),
             ShardMail::RecoveryDone => core.recovery_done(),
+            ShardMail::LeaseAsk(shard, ask) => core.lease_asked(shard, &ask, now),
+            ShardMail::LeaseGrant(key, grant) => core.owner().0.leases().granted(&key, grant, now.steady),
             ShardMail::Inspect(look) => look(&core),
             ShardMail::Policy(policy) => core.set_policy(policy),
             ShardMail::Drain => {
