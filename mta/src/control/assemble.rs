@@ -65,7 +65,7 @@ pub fn sources(config: &Config) -> Vec<EgressSource> {
 pub fn server_tls(config: &Config) -> Result<tls::Server> {
     let (certificate, key) = (Path::new(&config.tls.certificate), Path::new(&config.tls.key));
     if !certificate.exists() && !key.exists() {
-        let (chain, secret) = tls::self_signed(&[config.hostname.clone()])?;
+        let (chain, secret) = tls::self_signed(std::slice::from_ref(&config.hostname))?;
         write_secret(key, &secret)?;
         write_file(certificate, chain.as_bytes())?;
         tracing::warn!(certificate = %certificate.display(), "made a self-signed certificate; clients that verify refuse it");

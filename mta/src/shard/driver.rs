@@ -382,7 +382,7 @@ impl Shard {
             ShardMail::Rendered(path, id, form, result) => core.rendered(&path, id, form, *result, now),
             ShardMail::Loaded(mut settlement, envelope) => {
                 settlement.envelope = envelope;
-                core.loaded(settlement, now);
+                core.loaded(*settlement, now);
             }
             ShardMail::Composed(job, composed) => {
                 drop(core);

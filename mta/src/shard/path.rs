@@ -35,6 +35,7 @@ pub struct Path {
     /// The rest of an item that was too large for one transaction.
     rest: Option<Box<Item>>,
     /// Arrived in this step: recipients of one message join here, across domains.
+    #[expect(clippy::vec_box, reason = "items move between queues as boxes; unboxing here would copy them twice")]
     staged: Vec<Box<Item>>,
     staged_by_id: HashMap<SpoolId, usize>,
     shaper: PathShaper,
