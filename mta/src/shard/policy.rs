@@ -21,6 +21,8 @@ pub struct Policy {
     pub signs: bool,
     /// The general retry schedule.
     pub retry: RetrySchedule,
+    /// Number of shards.
+    pub shards: u16,
     /// Recipients that may wait in one ready queue.
     pub ready_max: usize,
     /// Longest time an idle connection is kept; a provider's rule may say less.
@@ -55,6 +57,7 @@ impl Policy {
                 max_age: seconds(d.max_age_s),
                 ..RetrySchedule::default()
             },
+            shards: u16::try_from(shards).unwrap_or(u16::MAX),
             ready_max: d.ready_max,
             idle_max: seconds(d.idle_s),
             fresh_bytes: config.hot_bytes / shards.max(1) as u64,
