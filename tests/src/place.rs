@@ -1,8 +1,9 @@
 //! Places that no other test uses: loopback addresses and directories. Tests run side by side in one process and
 //! several processes at once; an address of one's own makes fixed ports harmless.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -44,4 +45,36 @@ impl Drop for TempDir {
         // What can't be removed is the machine's own affair.
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// Runs `work` on a thread with a network of its own, which has loopback and these addresses; threads and processes
+/// started there are in it, too. `None`, with a word on standard error, where this machine does not allow that.
+pub fn in_own_network<T: Send>(addresses: &[IpAddr], work: impl FnOnce() -> T + Send) -> Option<T> {
+    let in_there = || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).map_err(|e| format!("no network of its own: {e}"))?;
+        ip(&["link", "set", "lo", "up"])?;
+        for address in addresses {
+            ip(&["address", "add", &address.to_string(), "dev", "lo"])?;
+        }
+        Ok::<T, String>(work())
+    };
+    let done = std::thread::scope(|scope| scope.spawn(in_there).join());
+    match done {
+        Ok(Ok(result)) => Some(result),
+        Ok(Err(why)) => {
+            eprintln!("left out: {why}");
+            None
+        }
+        // The test failed in there: it fails out here.
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+/// Runs the `ip` command (package iproute2) in the network of this thread.
+pub fn ip(arguments: &[&str]) -> Result<(), String> {
+    let output = Command::new("ip").args(arguments).output().map_err(|e| format!("ip: {e}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim()))
 }

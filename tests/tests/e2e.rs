@@ -25,7 +25,10 @@ macro_rules! on_both {
 mod e2e {
     mod auth;
     mod dkim;
+    mod events;
+    mod front;
     mod hold;
+    mod mx;
     mod open_relay;
     mod peers;
     mod priority;
@@ -34,6 +37,7 @@ mod e2e {
     mod report;
     mod retry;
     mod sharing;
+    mod sources;
     mod steps;
     mod tls;
     mod trace;

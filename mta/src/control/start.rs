@@ -101,7 +101,8 @@ pub fn start(config: &Config) -> Result<Running> {
         .build()
         .context("starting the control thread")?;
     let resolver = Resolver::start(assemble::resolver(config), control.handle()).map_err(anyhow::Error::msg)?;
-    let egress = Egress::start(assemble::sources(config), resolver.clone(), control.handle());
+    let check_parked = Duration::from_secs(u64::from(config.dns.parked_check_s));
+    let egress = Egress::start_checking(assemble::sources(config), resolver.clone(), check_parked, control.handle());
     let (spool, recovery) = open_spool(config)?;
     let status = spool.status();
     remarks.extend(status.reasons.iter().map(|r| format!("spool writer: {r}")));
