@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use nix::sched::{unshare, CloneFlags};
+
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// A loopback address that nobody else in this process gets, and hardly anybody in another.
@@ -50,12 +52,31 @@ impl Drop for TempDir {
 /// Runs `work` on a thread with a network of its own, which has loopback and these addresses; threads and processes
 /// started there are in it, too. `None`, with a word on standard error, where this machine does not allow that.
 pub fn in_own_network<T: Send>(addresses: &[IpAddr], work: impl FnOnce() -> T + Send) -> Option<T> {
-    let in_there = || {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).map_err(|e| format!("no network of its own: {e}"))?;
+    apart(CloneFlags::CLONE_NEWNET, work, || {
         ip(&["link", "set", "lo", "up"])?;
-        for address in addresses {
-            ip(&["address", "add", &address.to_string(), "dev", "lo"])?;
-        }
+        addresses.iter().try_for_each(|address| ip(&["address", "add", &address.to_string(), "dev", "lo"]))
+    })
+}
+
+/// Runs `work` on a thread that sees a small tmpfs at `dir`, as processes started there do. `None` as in
+/// [`in_own_network`].
+pub fn on_small_disk<T: Send>(dir: &Path, mib: u32, work: impl FnOnce() -> T + Send) -> Option<T> {
+    apart(CloneFlags::CLONE_NEWNS, work, || {
+        // Nothing of it may be seen outside.
+        command("mount", &["--make-rprivate", "/"])?;
+        let dir = dir.display().to_string();
+        command("mount", &["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs", &dir])
+    })
+}
+
+fn apart<T: Send>(
+    from: CloneFlags,
+    work: impl FnOnce() -> T + Send,
+    prepare: impl FnOnce() -> Result<(), String> + Send,
+) -> Option<T> {
+    let in_there = || {
+        unshare(from).map_err(|error| format!("this thread can't be set apart: {error}"))?;
+        prepare()?;
         Ok::<T, String>(work())
     };
     let done = std::thread::scope(|scope| scope.spawn(in_there).join());
@@ -72,9 +93,13 @@ pub fn in_own_network<T: Send>(addresses: &[IpAddr], work: impl FnOnce() -> T + 
 
 /// Runs the `ip` command (package iproute2) in the network of this thread.
 pub fn ip(arguments: &[&str]) -> Result<(), String> {
-    let output = Command::new("ip").args(arguments).output().map_err(|e| format!("ip: {e}"))?;
+    command("ip", arguments)
+}
+
+fn command(name: &str, arguments: &[&str]) -> Result<(), String> {
+    let output = Command::new(name).args(arguments).output().map_err(|e| format!("{name}: {e}"))?;
     if output.status.success() {
         return Ok(());
     }
-    Err(format!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim()))
+    Err(format!("{name} {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim()))
 }

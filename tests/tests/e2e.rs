@@ -26,6 +26,7 @@ mod e2e {
     mod auth;
     mod dkim;
     mod events;
+    mod forbidden;
     mod front;
     mod hold;
     mod mx;
@@ -36,6 +37,7 @@ mod e2e {
     mod relay;
     mod report;
     mod retry;
+    mod room;
     mod sharing;
     mod sources;
     mod steps;
