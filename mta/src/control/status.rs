@@ -221,7 +221,8 @@ fn html(s: &Status) -> String {
     let mut page = String::from(
         "<!doctype html><html lang=en><head><meta charset=utf-8><meta http-equiv=refresh content=5>\
          <meta name=viewport content=\"width=device-width\"><title>Ringpost</title><style>body{font:15px/1.5 \
-         system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem}table{border-collapse:collapse;width:100%}\
+         system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem}\
+         table{border-collapse:collapse;width:100%}\
          td,th{text-align:left;padding:.2rem .6rem;border-bottom:1px solid #ddd}td.n{text-align:right}\
          .bad{color:#a11}</style></head><body>",
     );

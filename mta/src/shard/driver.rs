@@ -144,8 +144,8 @@ impl Shard {
         }
     }
 
-    /// Nothing new is handed out: too much waits for other threads, or verdicts wait too long for the disk (the promise is
-    /// that a power cut costs at most the last 250 ms).
+    /// Nothing new is handed out: too much waits for other threads, or verdicts wait too long for the disk (the promise
+    /// is that a power cut costs at most the last 250 ms).
     fn congested(&self) -> bool {
         self.acks.borrow().lag(wall()) > LAG_MAX_MS
             || self.outbox.borrow().len() > OUTBOX_MAX

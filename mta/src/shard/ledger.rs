@@ -1,5 +1,5 @@
-//! The ledger: one thread that every 100 ms makes durable what the shards noted. In this order: take the notes, sync the
-//! ack log (which holds every verdict older than its note), sync the event log, tell the shards. So "done" is never
+//! The ledger: one thread that every 50 ms makes durable what the shards noted. In this order: take the notes, sync
+//! the ack log (which holds every verdict older than its note), sync the event log, tell the shards. So "done" is never
 //! written before the verdict and the events it stands for are durable, and a power cut costs at most the last rounds.
 
 use std::path::{Path, PathBuf};
