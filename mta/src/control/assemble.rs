@@ -68,7 +68,8 @@ pub fn server_tls(config: &Config) -> Result<tls::Server> {
         let (chain, secret) = tls::self_signed(std::slice::from_ref(&config.hostname))?;
         write_secret(key, &secret)?;
         write_file(certificate, chain.as_bytes())?;
-        tracing::warn!(certificate = %certificate.display(), "made a self-signed certificate; clients that verify refuse it");
+        let shown = certificate.display();
+        tracing::warn!(certificate = %shown, "made a self-signed certificate; clients that verify refuse it");
     }
     let read = |setting: &str, path: &Path| {
         std::fs::read(path)

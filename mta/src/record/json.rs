@@ -1,7 +1,7 @@
 //! The line of an event: one JSON object, written by hand into one buffer because every disposition passes here.
 //!
-//! Members without a value are left out, and a time stands once: a line is read back by name, and every byte here is paid
-//! for by every message. Exports put in what other layouts want.
+//! Members without a value are left out, and a time stands once: a line is read back by name, and every byte here is
+//! paid for by every message. Exports put in what other layouts want.
 //!
 //! The last member is a CRC32C over all bytes before its comma; it tells a torn or damaged line from a whole one and
 //! is plain JSON to everybody else.

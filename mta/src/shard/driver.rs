@@ -144,8 +144,8 @@ impl Shard {
         }
     }
 
-    /// Nothing new is handed out: too much waits for other threads, or verdicts wait too long for the disk (the promise is
-    /// that a power cut costs at most the last 250 ms).
+    /// Nothing new is handed out: too much waits for other threads, or verdicts wait too long for the disk (the promise
+    /// is that a power cut costs at most the last 250 ms).
     fn congested(&self) -> bool {
         self.acks.borrow().lag(wall()) > LAG_MAX_MS
             || self.outbox.borrow().len() > OUTBOX_MAX
@@ -392,7 +392,7 @@ impl Shard {
             ShardMail::RecoveryDone => core.recovery_done(),
             ShardMail::LeaseAsk(shard, ask) => core.lease_asked(shard, &ask, now),
             ShardMail::LeaseGrant(key, grant) => core.owner().0.leases().granted(&key, grant, now.steady),
-            ShardMail::Inspect(look) => look(&core),
+            ShardMail::Inspect(look) => look(&mut core),
             ShardMail::Policy(policy) => core.set_policy(policy),
             ShardMail::Drain => {
                 self.draining.set(true);

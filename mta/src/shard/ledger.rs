@@ -1,5 +1,5 @@
-//! The ledger: one thread that every 100 ms makes durable what the shards noted. In this order: take the notes, sync the
-//! ack log (which holds every verdict older than its note), sync the event log, tell the shards. So "done" is never
+//! The ledger: one thread that every 50 ms makes durable what the shards noted. In this order: take the notes, sync
+//! the ack log (which holds every verdict older than its note), sync the event log, tell the shards. So "done" is never
 //! written before the verdict and the events it stands for are durable, and a power cut costs at most the last rounds.
 
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::record::EventLog;
 use super::events::Fact;
 
 /// Between two rounds; with the disk's own latency it keeps the promise of 250 ms.
-const ROUND: Duration = Duration::from_millis(100);
+const ROUND: Duration = Duration::from_millis(50);
 /// Notes a shard may have waiting. At the bound it stops handing out work.
 pub const NOTES_MAX: usize = 65_536;
 /// Bytes of events that may wait to be written; far less than the event log's own buffer.

@@ -271,7 +271,7 @@ impl Owner {
         );
     }
 
-    /// A connection could not be made to any host of the site. When no other connection is there, what waits is deferred.
+    /// A connection could not be made to any host of the site. When no other is there, what waits is deferred.
     pub fn connect_failed(
         &mut self,
         key: &PathKey,
