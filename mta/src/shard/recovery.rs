@@ -38,6 +38,8 @@ pub struct RecoveredMessage {
     pub queues: Vec<String>,
     /// What the ack log says of each recipient.
     pub states: Vec<RcptState>,
+    /// Recipients with a verdict whose report is durable: only "done" is missing.
+    pub reported: Vec<u16>,
 }
 
 impl RecoveredMessage {
@@ -57,6 +59,7 @@ impl RecoveredMessage {
             pool: found.pool.to_owned(),
             queues: found.queue_names.iter().map(|n| (*n).to_owned()).collect(),
             states: (0..count).map(&mut state).collect(),
+            reported: Vec::new(),
         }
     }
 
@@ -113,6 +116,11 @@ impl Core {
         self.backlog.take_recipients(key, |index| decided.iter().any(|(i, ..)| *i == usize::from(index)), &mut taken);
         let mut recipients = Vec::new();
         for t in taken {
+            if message.reported.contains(&t.index) {
+                // The report left after its event was synced: nothing is missing but this.
+                self.done(t.rcpt, t.id, t.index);
+                continue;
+            }
             let Some((_, kind, code, attempts)) = decided.iter().find(|(i, ..)| *i == usize::from(t.index)) else {
                 continue;
             };
@@ -129,6 +137,9 @@ impl Core {
                 event: None,
                 relayed: false,
             });
+        }
+        if recipients.is_empty() {
+            return;
         }
         let settlement = Settlement {
             path: PathKey::none(),
