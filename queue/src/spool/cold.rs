@@ -160,7 +160,7 @@ impl Cold {
                 // The original stays where it is.
                 Event::Refused { .. } => {}
                 Event::Opened { spare, generation } => {
-                    shared.note_opened(spare, generation, Heat::Cold);
+                    shared.note_opened(spare, generation);
                 }
                 Event::Sealed { number } => shared.note_ended(number, None),
                 Event::Ended(cut) => {

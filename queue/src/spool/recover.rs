@@ -456,7 +456,6 @@ pub(super) fn segment_of(used: &Used) -> Segment {
         slot: used.slot,
         epoch: used.block.epoch,
         generation: used.block.generation,
-        heat: used.block.heat,
         created: used.block.created,
         bytes: used.block.segment_bytes,
     };

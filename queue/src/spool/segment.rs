@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::commit::RecordRef;
-use super::superblock::Heat;
 use crate::disk::Map;
 use crate::id::SpoolId;
 use crate::limits::RECORD_ALIGN;
@@ -111,8 +110,6 @@ pub struct Segment {
     pub epoch: u64,
     /// Generation of its newest superblock.
     pub generation: u64,
-    /// New mail or compacted.
-    pub heat: Heat,
     /// When this use began, milliseconds since 1970.
     pub created: u64,
     /// Length of the file.
@@ -135,7 +132,6 @@ pub(super) struct SegmentFacts {
     pub slot: u32,
     pub epoch: u64,
     pub generation: u64,
-    pub heat: Heat,
     pub created: u64,
     pub bytes: u64,
 }
@@ -147,7 +143,6 @@ impl Segment {
             slot: facts.slot,
             epoch: facts.epoch,
             generation: facts.generation,
-            heat: facts.heat,
             created: facts.created,
             bytes: facts.bytes,
             phase: AtomicU8::new(phase as u8),

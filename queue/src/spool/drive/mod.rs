@@ -12,7 +12,6 @@ use super::port::{Answers, Ticket};
 use super::segment::Segment;
 use super::settings::{WriterChoice, WriterKind};
 use super::shared::Shared;
-use super::superblock::Heat;
 use super::writer::{Event, Writer};
 use crate::error::{OpenError, Refusal};
 use crate::limits::RECORD_ALIGN;
@@ -115,7 +114,7 @@ impl Feeder {
                 }
                 Event::Refused { ticket, refusal, .. } => self.answers.add(ticket, Err(refusal)),
                 Event::Opened { spare, generation } => {
-                    self.segment = Some(self.shared.note_opened(spare, generation, Heat::Hot));
+                    self.segment = Some(self.shared.note_opened(spare, generation));
                 }
                 Event::Sealed { number } => self.shared.note_ended(number, None),
                 Event::Ended(cut) => {
