@@ -1,7 +1,7 @@
 //! The owner's side of a shard: one ready queue per path, and what its connections are told. Connections are only
 //! counted here; the driver runs them and asks [`Owner::next`] for work.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use queue::{Body, BodyFlags, BounceClass, Envelope, HoldReason, MoveReason, Outcome, OutcomeKind, SpoolId};
@@ -68,7 +68,7 @@ pub struct PeerLimits {
 pub struct Owner {
     shard: ShardId,
     policy: Arc<Policy>,
-    paths: HashMap<PathKey, Path>,
+    paths: BTreeMap<PathKey, Path>,
     /// Items on the pool, by path, message and form; recipients that come later join them.
     rendering: HashMap<(PathKey, SpoolId, BodyForm), Box<Item>>,
     random: u64,
@@ -78,7 +78,7 @@ impl Owner {
     /// No paths yet.
     #[must_use]
     pub fn new(shard: ShardId, policy: Arc<Policy>) -> Self {
-        Self { shard, policy, paths: HashMap::new(), rendering: HashMap::new(), random: u64::from(shard) + 1 }
+        Self { shard, policy, paths: BTreeMap::new(), rendering: HashMap::new(), random: u64::from(shard) + 1 }
     }
 
     /// The settings changed.
@@ -317,6 +317,7 @@ impl Owner {
     /// Gives everything that waits back, because the process stops.
     pub fn drain(&mut self, effects: &mut VecDeque<Effect>) {
         let mut items: Vec<Box<Item>> = self.rendering.drain().map(|(_, item)| item).collect();
+        items.sort_by(|a, b| (a.id, &a.path).cmp(&(b.id, &b.path)));
         for path in self.paths.values_mut() {
             items.extend(path.drain());
         }

@@ -10,7 +10,7 @@ use super::core::{AfterSync, Core, Now, TURN};
 use super::decide::{decide, Before};
 use super::effect::{Effect, ReportJob, ReportRecipient, Returned};
 use super::events;
-use super::item::{Item, PathKey, Settled, Settlement};
+use super::item::{Item, ItemRecipient, PathKey, Settled, Settlement};
 use crate::bounce::consequence::{consequence, Action, Consequence, Said, Tried};
 use crate::dns::RouteError;
 
@@ -116,17 +116,17 @@ impl Core {
                 self.backlog.drain_ready_back(&keys, until.unwrap_or(now.wall), *reason);
             }
             Returned::Held(reason) => {
-                for (key, recipient) in keys.iter().zip(&item.recipients) {
-                    self.hold(*key, item.id, recipient.index, *reason);
+                for recipient in &item.recipients {
+                    self.hold(item.id, recipient, *reason);
                 }
             }
         }
     }
 
     /// Holds a recipient, durably.
-    pub(super) fn hold(&mut self, key: RcptKey, id: SpoolId, index: u16, reason: HoldReason) {
-        self.backlog.hold(key, reason);
-        self.effects.push_back(Effect::Ack(events::held(id, index, reason, self.wall)));
+    fn hold(&mut self, id: SpoolId, recipient: &ItemRecipient, reason: HoldReason) {
+        self.backlog.hold(recipient.key, reason);
+        self.effects.push_back(Effect::Ack(events::held(id, recipient, reason, self.wall)));
     }
 
     /// The queue's route is refused: for now, or for good.
