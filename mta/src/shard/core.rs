@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use queue::hold::HoldRules;
 use queue::scheduled::retry::RetrySchedule;
 use queue::scheduled::{Backlog, Classes, ClockState, NewMessage, NewRecipient, QueueKey, RcptKey, Taken};
 use queue::{Body, Class, Envelope, MoveReason, QueueName, SpoolId, UnixMillis, UnixSecs};
@@ -238,6 +239,11 @@ impl Core {
         self.owner.set_policy(Arc::clone(&policy));
         self.paused = !policy.enabled;
         self.policy = policy;
+    }
+
+    /// What an operator holds, from now on.
+    pub fn set_holds(&mut self, rules: HoldRules) {
+        self.backlog.set_rules(rules);
     }
 
     /// The pool is done with an item of one of our paths.

@@ -99,8 +99,8 @@ impl Spool {
         Self::open_on(disk, settings, now, None)
     }
 
-    /// Opens the spool without its threads: the caller moves writer and maintenance by hand, on its own clock.
-    pub fn open_stepped(
+    /// Without its threads: see [`Stepped::open`].
+    fn open_stepped(
         disk: Arc<dyn Disk>,
         settings: Settings,
         now: UnixMillis,

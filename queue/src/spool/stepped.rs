@@ -8,8 +8,10 @@ use super::cold::Cold;
 use super::drive::Feeder;
 use super::maintain;
 use super::writer::WriteOp;
-use super::Spool;
-use crate::disk::Buffer;
+use super::{Recovery, Settings, Spool, SteadyClock};
+use crate::disk::{Buffer, Disk};
+use crate::error::OpenError;
+use crate::time::UnixMillis;
 
 /// See the module.
 pub struct Stepped {
@@ -21,6 +23,16 @@ pub struct Stepped {
 impl Stepped {
     pub(super) fn new(spool: Arc<Spool>, feeder: Feeder, cold: Cold) -> Self {
         Self { spool, feeder, cold }
+    }
+
+    /// Opens a spool on any disk. `steady` is its clock from now on.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        settings: Settings,
+        now: UnixMillis,
+        steady: SteadyClock,
+    ) -> Result<(Self, Recovery), OpenError> {
+        Spool::open_stepped(disk, settings, now, steady)
     }
 
     /// The spool: submit, load, retire.
