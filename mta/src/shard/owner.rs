@@ -103,6 +103,11 @@ impl Owner {
         let ready_max = self.policy.ready_max;
         let path = self.paths.entry(key.clone()).or_insert_with(|| Path::new(key, Arc::clone(&item.plan), ready_max));
         path.plan = Arc::clone(&item.plan);
+        if !path.has_room(item.class) {
+            // Before the pool has signed it in vain.
+            effects.push_back(Effect::Return(item.home, item, Returned::Back(MoveReason::NoRoom, None)));
+            return;
+        }
         if item.body.is_some() && item.envelope.is_some() && !self.policy.signs {
             path.stage(item);
         } else {
@@ -115,6 +120,9 @@ impl Owner {
         if let Some(under_way) = self.rendering.get_mut(&key) {
             under_way.recipients.extend(item.recipients);
             return;
+        }
+        if let Some(path) = self.paths.get_mut(&item.path) {
+            path.rendering += 1;
         }
         effects.push_back(Effect::Render(item.path.clone(), item.clone(), form));
         self.rendering.insert(key, item);
@@ -131,6 +139,9 @@ impl Owner {
         effects: &mut VecDeque<Effect>,
     ) {
         let Some(mut item) = self.rendering.remove(&(path.clone(), id, form)) else { return };
+        if let Some(path) = self.paths.get_mut(path) {
+            path.rendering -= 1;
+        }
         match result {
             RenderResult::Done { prefix, body, envelope, flags } => {
                 item.flags = flags;
@@ -319,6 +330,7 @@ impl Owner {
         let mut items: Vec<Box<Item>> = self.rendering.drain().map(|(_, item)| item).collect();
         items.sort_by(|a, b| (a.id, &a.path).cmp(&(b.id, &b.path)));
         for path in self.paths.values_mut() {
+            path.rendering = 0;
             items.extend(path.drain());
         }
         for item in items {

@@ -2,6 +2,7 @@
 //! already; final means that its consequences are durable before "done" is.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use queue::scheduled::{QueueKey, RcptKey, Taken};
 use queue::{BounceClass, Class, Envelope, HoldReason, MoveReason, Outcome, OutcomeKind, QueueName, SpoolId};
@@ -14,6 +15,8 @@ use super::item::{Item, ItemRecipient, PathKey, Settled, Settlement};
 use crate::bounce::consequence::{consequence, Action, Consequence, Said, Tried};
 use crate::dns::RouteError;
 
+/// A queue whose path's owner had no room is looked at again after this.
+const NO_ROOM_WAIT: Duration = Duration::from_secs(1);
 /// Expired recipients looked at in one step.
 const EXPIRED_TURN: usize = 1000;
 
@@ -114,12 +117,26 @@ impl Core {
         match how {
             Returned::Back(reason, until) => {
                 self.backlog.drain_ready_back(&keys, until.unwrap_or(now.wall), *reason);
+                if *reason == MoveReason::NoRoom {
+                    self.pause_queues(&keys, item.class, now);
+                }
             }
             Returned::Held(reason) => {
                 for recipient in &item.recipients {
                     self.hold(item.id, recipient, *reason);
                 }
             }
+        }
+    }
+
+    /// The owner had no room: other shards fill it, so no settlement of ours will say when there is some. Without a
+    /// pause the queue would go back and forth without end.
+    fn pause_queues(&mut self, keys: &[RcptKey], class: Class, now: Now) {
+        let mut queues: Vec<QueueKey> =
+            keys.iter().filter_map(|key| self.backlog.explain(*key)).map(|info| info.queue).collect();
+        queues.dedup();
+        for queue in queues {
+            self.backlog.stall(queue, Some(class), now.wall.plus(NO_ROOM_WAIT));
         }
     }
 

@@ -271,6 +271,10 @@ impl World {
                 continue;
             }
             count += 1;
+            if count + 40 > EVENTS_MAX && std::env::var("SIM_DEBUG").is_ok() {
+                let k = match &event { Event::Tick(s)=>format!("tick {s}"), Event::Feed=>"feed".into(), Event::Maintain=>"maintain".into(), Event::Round(s)=>format!("{s:?}"), Event::Connection(c,s)=>format!("conn {c} {s:?}"), Event::Job(..)=>"job".into(), Event::Letter(..)=>"letter".into(), Event::Answer(_,q)=>format!("answer {q:?}"), _=>"other".into()};
+                eprintln!("{at} {k}");
+            }
             if count > EVENTS_MAX {
                 self.model.breaks("the run has no end: too many events".to_owned());
             }
