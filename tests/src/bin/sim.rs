@@ -1,11 +1,12 @@
 //! `sim`: run the simulator. `sim --seed 7` prints the trace of one run; `sim --seeds 1000` or `sim --seeds 500..900`
 //! runs many and stops at the first that breaks a promise.
 
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Mutex;
 use std::time::Instant;
 
-use anyhow::{bail, Context, Result};
+use anyhow::{Context, Result};
 use clap::Parser;
 use harness::sim::{run, Outcome, Protections, Show};
 
@@ -26,22 +27,33 @@ struct Cli {
     threads: usize,
 }
 
-fn main() -> Result<()> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    match work(&Cli::parse()) {
+        Ok(None) => ExitCode::SUCCESS,
+        Ok(Some(outcome)) => {
+            println!("BROKEN by seed {}: {}", outcome.seed, outcome.broken.unwrap_or_default());
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            println!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The first run that broke a promise.
+fn work(cli: &Cli) -> Result<Option<Outcome>> {
     if let Some(seed) = cli.seed {
         let show = if cli.quiet { Show::Nothing } else { Show::Print };
         let outcome = run(seed, Protections::default(), show);
         println!("{}", told(&outcome));
-        if let Some(broken) = outcome.broken {
-            bail!("seed {seed}: {broken}");
-        }
-        return Ok(());
+        return Ok(Some(outcome).filter(|o| o.broken.is_some()));
     }
     let (first, last) = match cli.seeds.split_once("..") {
         Some((first, last)) => (first.parse().context("first seed")?, last.parse().context("last seed")?),
         None => (0, cli.seeds.parse().context("number of seeds")?),
     };
-    many(first, last, cli.threads)
+    Ok(many(first, last, cli.threads))
 }
 
 fn told(o: &Outcome) -> String {
@@ -54,7 +66,7 @@ fn told(o: &Outcome) -> String {
     )
 }
 
-fn many(first: u64, last: u64, threads: usize) -> Result<()> {
+fn many(first: u64, last: u64, threads: usize) -> Option<Outcome> {
     let start = Instant::now();
     let next = AtomicU64::new(first);
     let stop = AtomicBool::new(false);
@@ -93,11 +105,11 @@ fn many(first: u64, last: u64, threads: usize) -> Result<()> {
         wall * 1000.0 / seeds.max(1) as f64,
         seconds as f64 / 86_400.0
     );
-    if let Some(outcome) = failed.into_inner().expect("no thread panics") {
-        bail!("seed {}: {}", outcome.seed, outcome.broken.unwrap_or_default());
+    let failed = failed.into_inner().expect("no thread panics");
+    if failed.is_none() {
+        println!("every promise was kept");
     }
-    println!("every promise was kept");
-    Ok(())
+    failed
 }
 
 fn add(totals: &mut [u64; 9], o: &Outcome) {
