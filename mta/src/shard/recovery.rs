@@ -108,8 +108,7 @@ impl Core {
         let mut recipients = Vec::new();
         for t in taken {
             let Some(Some((outcome, attempts))) = ends.get(usize::from(t.index)) else { continue };
-            let decision =
-                Decision { outcome: outcome.clone(), attempts: *attempts, unknowns: t.unknowns, due: None };
+            let decision = Decision { outcome: outcome.clone(), attempts: *attempts, unknowns: t.unknowns, due: None };
             if outcome.class == BounceClass::PossibleDuplicate {
                 // Decided here and now; the others have their verdict in the log.
                 self.effects.push_back(Effect::Ack(events::verdict(message.id, t.index, &decision, now.wall)));

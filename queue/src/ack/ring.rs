@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use memmap2::MmapMut;
 
-use super::entry::{AckEntry, ENTRY};
+use super::entry::{AckEntry, AckKind, ENTRY};
 use crate::UnixMillis;
 
 /// Bytes before the first slot.
@@ -230,10 +230,12 @@ pub struct AckPort {
 impl AckPort {
     /// Records an entry. When this returns, the entry survives the death of the process. No system call, no lock.
     ///
+    /// While the disk takes nothing only intents are refused: what has come to pass is recorded as long as there is room.
+    ///
     /// # Errors
     /// [`AckStop`]: nothing was recorded, and the message must not leave.
     pub fn append(&mut self, entry: &AckEntry) -> Result<AckSeq, AckStop> {
-        if self.shared.health.stopped.load(Ordering::Acquire) {
+        if entry.kind == AckKind::Intent && self.shared.health.stopped.load(Ordering::Acquire) {
             return Err(AckStop::Disk);
         }
         if self.room() == 0 {
@@ -441,7 +443,6 @@ impl Rings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ack::AckKind;
     use crate::{SpoolId, UnixSecs};
 
     fn entry(id: u64) -> AckEntry {

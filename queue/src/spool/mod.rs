@@ -264,12 +264,7 @@ struct Parts {
 }
 
 impl Parts {
-    fn open(
-        disk: Arc<dyn Disk>,
-        settings: Settings,
-        now: UnixMillis,
-        steady: SteadyClock,
-    ) -> Result<Self, OpenError> {
+    fn open(disk: Arc<dyn Disk>, settings: Settings, now: UnixMillis, steady: SteadyClock) -> Result<Self, OpenError> {
         let survey = survey(&*disk, settings.segment_bytes, &settings.protections)?;
         let from = Counters { next_id: survey.next_id, next_number: survey.next_number, next_slot: survey.next_slot };
         let identity = survey.identity.unwrap_or(settings.identity);

@@ -22,6 +22,9 @@ struct Cli {
     /// Many seeds: a number, or first..last.
     #[arg(long, default_value = "1000")]
     seeds: String,
+    /// Go on after a broken promise, and tell each.
+    #[arg(long)]
+    all: bool,
     /// Threads, each with seeds of its own.
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -53,7 +56,7 @@ fn work(cli: &Cli) -> Result<Option<Outcome>> {
         Some((first, last)) => (first.parse().context("first seed")?, last.parse().context("last seed")?),
         None => (0, cli.seeds.parse().context("number of seeds")?),
     };
-    Ok(many(first, last, cli.threads))
+    Ok(many(first, last, cli))
 }
 
 fn told(o: &Outcome) -> String {
@@ -66,14 +69,14 @@ fn told(o: &Outcome) -> String {
     )
 }
 
-fn many(first: u64, last: u64, threads: usize) -> Option<Outcome> {
+fn many(first: u64, last: u64, cli: &Cli) -> Option<Outcome> {
     let start = Instant::now();
     let next = AtomicU64::new(first);
     let stop = AtomicBool::new(false);
     let failed: Mutex<Option<Outcome>> = Mutex::new(None);
     let totals = Mutex::new([0u64; 9]);
     std::thread::scope(|scope| {
-        for _ in 0..threads.max(1) {
+        for _ in 0..cli.threads.max(1) {
             scope.spawn(|| loop {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
                 if seed >= last || stop.load(Ordering::Relaxed) {
@@ -85,8 +88,9 @@ fn many(first: u64, last: u64, threads: usize) -> Option<Outcome> {
                 if done % 100 == 0 {
                     println!("{done} seeds, {:.1} s", start.elapsed().as_secs_f64());
                 }
-                if outcome.broken.is_some() {
-                    stop.store(true, Ordering::Relaxed);
+                if let Some(broken) = &outcome.broken {
+                    println!("seed {seed}: {broken}");
+                    stop.store(!cli.all, Ordering::Relaxed);
                     let mut failed = failed.lock().expect("no thread panics");
                     if failed.as_ref().is_none_or(|f| f.seed > outcome.seed) {
                         *failed = Some(outcome);

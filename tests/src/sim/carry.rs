@@ -31,7 +31,8 @@ impl World {
         let more = core.step(now, clock);
         self.carry_out(shard);
         // The one tick that is always foreseen; others only hurry.
-        let wait = if more { 1 } else { self.patience(200) };
+        let blocked = self.life.as_ref().is_some_and(|life| !life.held_back[shard].is_empty());
+        let wait = if more { 1 } else { self.patience(200).min(if blocked { 200 } else { u64::MAX }) };
         if let Some(life) = &mut self.life {
             let next = self.now + wait;
             if life.ticks[shard] <= self.now || next < life.ticks[shard] {

@@ -30,11 +30,7 @@ impl Leases {
     pub fn new(holders: usize, limit: u32, mutants: LeaseMutants) -> Self {
         let wide = WideLimit { rate: None, slots: Some(limit) };
         let holder = |n| LeaseHolder::new(n as u16, Scope::Source, wide).with_mutants(mutants);
-        Self {
-            owner: LeaseOwner::new(wide).with_mutants(mutants),
-            holders: (0..holders).map(holder).collect(),
-            limit,
-        }
+        Self { owner: LeaseOwner::new(wide).with_mutants(mutants), holders: (0..holders).map(holder).collect(), limit }
     }
 
     /// A moment in the life of a random holder: opens or closes connections, asks for more. Letters to be sent with
@@ -57,12 +53,7 @@ impl Leases {
     }
 
     /// A letter arrives; an answer may follow.
-    pub fn read(
-        &mut self,
-        letter: LeaseLetter,
-        now: Instant,
-        random: &mut StdRng,
-    ) -> Option<(Duration, LeaseLetter)> {
+    pub fn read(&mut self, letter: LeaseLetter, now: Instant, random: &mut StdRng) -> Option<(Duration, LeaseLetter)> {
         match letter {
             LeaseLetter::Ask(request) => {
                 let grant = self.owner.on_request(request, now)?;

@@ -123,8 +123,7 @@ impl Life {
         let now = UnixMillis(wall.load(Ordering::Relaxed));
         let told = SteadyClock::Told(Arc::clone(&steady));
         let disk = Arc::new(world.storage.clone());
-        let (stepped, recovery) =
-            Stepped::open(disk, settings, now, told).map_err(|error| error.to_string())?;
+        let (stepped, recovery) = Stepped::open(disk, settings, now, told).map_err(|error| error.to_string())?;
         let spool = Arc::clone(stepped.spool());
         let options = AckOptions {
             file_bytes: 64 * 1024,

@@ -11,6 +11,7 @@
 //! | `storage` | what outlives the process, and how it fails |
 //! | `clock`, `client`, `lease` | the wall clock, submissions, a wide limit |
 //! | `model` | every promise, and whether it was kept |
+//! | `mutants` | protections that can be taken away |
 //! | `seeds` | seeds that once found something |
 
 mod carry;
@@ -19,6 +20,7 @@ mod clock;
 mod lease;
 mod life;
 mod model;
+pub mod mutants;
 mod peer;
 pub mod plan;
 mod rounds;

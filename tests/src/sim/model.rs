@@ -309,9 +309,7 @@ impl Model {
                 let none = BTreeSet::new();
                 let end = ends.get(&(*id, index)).unwrap_or(&none);
                 let delivered = end.contains(&true);
-                let read = |wanted| {
-                    rcpt.attempts.iter().any(|a| matches!(a.end, End::Read(kind, _) if kind == wanted))
-                };
+                let read = |wanted| rcpt.attempts.iter().any(|a| matches!(a.end, End::Read(kind, _) if kind == wanted));
                 let wrong = if message.answer == Answer::Accepted && end.is_empty() {
                     "never came to an end"
                 } else if end.len() > 1 {

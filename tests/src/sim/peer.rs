@@ -157,7 +157,8 @@ impl World {
                 self.closed(conn, true);
             }
             Step::ClosedLast => {
-                let why = outcome(OutcomeKind::Unknown, 0, "closed after the last byte", BounceClass::PossibleDuplicate);
+                let why =
+                    outcome(OutcomeKind::Unknown, 0, "closed after the last byte", BounceClass::PossibleDuplicate);
                 self.resolve(conn, &why);
                 self.finished(conn);
                 self.closed(conn, true);
@@ -401,8 +402,7 @@ impl World {
         for (recipient, outcome) in item.recipients.iter().zip(&outcomes) {
             self.model.read(item.id, recipient.index, outcome.kind, now);
         }
-        let text: Vec<_> =
-            item.recipients.iter().zip(&outcomes).map(|(r, o)| (r.index, o.kind)).collect();
+        let text: Vec<_> = item.recipients.iter().zip(&outcomes).map(|(r, o)| (r.index, o.kind)).collect();
         let id = item.id;
         let peer = Arc::new(PeerInfo { name: "mx".to_owned(), ..PeerInfo::default() });
         let (owner, effects) = life.cores[shard].owner();

@@ -272,7 +272,17 @@ impl World {
             }
             count += 1;
             if count + 40 > EVENTS_MAX && std::env::var("SIM_DEBUG").is_ok() {
-                let k = match &event { Event::Tick(s)=>format!("tick {s}"), Event::Feed=>"feed".into(), Event::Maintain=>"maintain".into(), Event::Round(s)=>format!("{s:?}"), Event::Connection(c,s)=>format!("conn {c} {s:?}"), Event::Job(..)=>"job".into(), Event::Letter(..)=>"letter".into(), Event::Answer(_,q)=>format!("answer {q:?}"), _=>"other".into()};
+                let k = match &event {
+                    Event::Tick(s) => format!("tick {s}"),
+                    Event::Feed => "feed".into(),
+                    Event::Maintain => "maintain".into(),
+                    Event::Round(s) => format!("{s:?}"),
+                    Event::Connection(c, s) => format!("conn {c} {s:?}"),
+                    Event::Job(..) => "job".into(),
+                    Event::Letter(..) => "letter".into(),
+                    Event::Answer(_, q) => format!("answer {q:?}"),
+                    _ => "other".into(),
+                };
                 eprintln!("{at} {k}");
             }
             if count > EVENTS_MAX {
@@ -550,7 +560,10 @@ fn policy_of(plan: &Plan) -> Policy {
     );
     let names: Vec<String> = (0..plan.sources).map(|n| format!("'s{n}'")).collect();
     for n in 0..plan.sources {
-        text.push_str(&format!("[[source]]\nname = 's{n}'\naddress = '192.0.2.{}'\nehlo = 's{n}.sender.test'\n", n + 1));
+        text.push_str(&format!(
+            "[[source]]\nname = 's{n}'\naddress = '192.0.2.{}'\nehlo = 's{n}.sender.test'\n",
+            n + 1
+        ));
     }
     text.push_str(&format!("[[pool]]\nname = 'default'\nsources = [{}]\n", names.join(", ")));
     let config = mta::config::parse(&text, "simulator").expect("the simulator's own configuration");
