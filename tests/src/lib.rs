@@ -6,6 +6,7 @@
 //! | [`client`] | how a test talks SMTP to it |
 //! | [`receiver`] | what arrives, and how a receiving server misbehaves |
 //! | [`dns`] | what does the DNS say, and how does it misbehave |
+//! | [`sim`] | does the process keep its promises whatever goes wrong |
 //! | [`tidy`] | does the tree keep its habits |
 //! | [`nbd`] | what is on a disk after the power was cut |
 //! | [`fuzz`] | does any string of bytes break a promise |
@@ -18,6 +19,7 @@ pub mod fuzz;
 pub mod nbd;
 pub mod place;
 pub mod receiver;
+pub mod sim;
 pub mod tidy;
 pub mod vm;
 pub mod wire;
