@@ -58,7 +58,9 @@ pub struct Setup {
     wrapper: Vec<String>,
 }
 
-fn verifier() -> &'static str {
+/// A verifier for [`PASSWORD`], for further credentials.
+#[must_use]
+pub fn verifier() -> &'static str {
     static TEXT: OnceLock<String> = OnceLock::new();
     TEXT.get_or_init(|| {
         let scram = ScramVerifier::derive(PASSWORD, b"0123456789abcdef", 4096).expect("an ASCII password");

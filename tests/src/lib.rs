@@ -5,6 +5,7 @@
 //! | [`daemon`] | how the real binary is set up, started, ended and read |
 //! | [`client`] | how a test talks SMTP to it |
 //! | [`receiver`] | what arrives, and how a receiving server misbehaves |
+//! | [`crash`] | is anything lost or doubled when the server is killed |
 //! | [`dns`] | what does the DNS say, and how does it misbehave |
 //! | [`sim`] | does the process keep its promises whatever goes wrong |
 //! | [`tidy`] | does the tree keep its habits |
@@ -13,6 +14,7 @@
 //! | [`vm`] | how a guest is booted and read |
 
 pub mod client;
+pub mod crash;
 pub mod daemon;
 pub mod dns;
 pub mod fuzz;

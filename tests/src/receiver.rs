@@ -1,6 +1,7 @@
 //! A scripted receiving server, in the process of the test: it answers as told, recipient by recipient, and remembers
 //! what it was given and by whom. It knows nothing of the sender; a test reads what it saw.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -52,6 +53,8 @@ pub struct Manners {
     pub ehlo: bool,
     /// STARTTLS is offered.
     pub tls: bool,
+    /// What it was given is remembered.
+    pub remembers: bool,
     /// Exceptions.
     pub script: Script,
 }
@@ -60,7 +63,7 @@ impl Default for Manners {
     fn default() -> Self {
         let extensions = ["PIPELINING", "SIZE 60000000", "8BITMIME", "SMTPUTF8", "CHUNKING", "BINARYMIME"];
         let extensions = extensions.iter().chain(&["ENHANCEDSTATUSCODES"]).map(|e| (*e).to_owned()).collect();
-        Self { extensions, ehlo: true, tls: false, script: Arc::new(|_| Act::Usual) }
+        Self { extensions, ehlo: true, tls: false, remembers: true, script: Arc::new(|_| Act::Usual) }
     }
 }
 
@@ -90,6 +93,13 @@ impl Manners {
     #[must_use]
     pub fn helo_only(mut self) -> Self {
         self.ehlo = false;
+        self
+    }
+
+    /// Remembers nothing: for runs whose script keeps its own books.
+    #[must_use]
+    pub fn forgetting(mut self) -> Self {
+        self.remembers = false;
         self
     }
 
@@ -173,7 +183,7 @@ impl Transaction {
 #[derive(Default)]
 struct Seen {
     transactions: Vec<Transaction>,
-    sockets: Vec<TcpStream>,
+    sockets: HashMap<usize, TcpStream>,
     hellos: Vec<(Option<IpAddr>, String)>,
 }
 
@@ -282,7 +292,7 @@ impl Drop for Receiver {
         self.shared.stopped.store(true, Ordering::Release);
         // The accept loop wakes up and sees that it is over; a peer that is gone needs no goodbye.
         let _ = TcpStream::connect_timeout(&self.address, Duration::from_secs(1));
-        for socket in &lock(&self.shared.seen).sockets {
+        for socket in lock(&self.shared.seen).sockets.values() {
             let _ = socket.shutdown(std::net::Shutdown::Both);
         }
     }
@@ -295,7 +305,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         }
         let number = shared.connections.fetch_add(1, Ordering::AcqRel) + 1;
         if let Ok(copy) = socket.try_clone() {
-            lock(&shared.seen).sockets.push(copy);
+            lock(&shared.seen).sockets.insert(number, copy);
         }
         let shared = Arc::clone(shared);
         std::thread::spawn(move || {
@@ -305,6 +315,10 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             if let Ok(wire) = Wire::new(socket) {
                 // How a peer leaves is its own affair.
                 let _ = Session::new(wire, number, peer, manners, &shared).run();
+            }
+            // The copy would keep the connection open.
+            if let Some(copy) = lock(&shared.seen).sockets.remove(&number) {
+                let _ = copy.shutdown(std::net::Shutdown::Both);
             }
             shared.open.fetch_sub(1, Ordering::AcqRel);
         });
@@ -410,7 +424,9 @@ impl<'a> Session<'a> {
         self.reset();
         name.clone_into(&mut self.now.hello);
         verb.clone_into(&mut self.now.verb);
-        lock(&self.shared.seen).hellos.push((self.now.peer, name.to_owned()));
+        if self.manners.remembers {
+            lock(&self.shared.seen).hellos.push((self.now.peer, name.to_owned()));
+        }
         let mut reply = "250 mx.inbox.test".to_owned();
         if verb == "EHLO" {
             for extension in &self.manners.extensions {
@@ -477,6 +493,11 @@ impl<'a> Session<'a> {
     fn end(&mut self) -> io::Result<()> {
         self.now.at = Some(Instant::now());
         let decided = self.decide(&Moment::Content(&self.now), "250 2.0.0 taken");
+        if !self.manners.remembers {
+            let sent = self.say(&decided?);
+            self.reset();
+            return sent;
+        }
         let reply = decided.as_deref().unwrap_or_default().to_owned();
         let done = Transaction { reply: reply.clone(), replied: false, ..self.now.clone() };
         let place = {

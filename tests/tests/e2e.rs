@@ -25,7 +25,11 @@ macro_rules! on_both {
 mod e2e {
     mod auth;
     mod dkim;
+    mod events;
+    mod forbidden;
+    mod front;
     mod hold;
+    mod mx;
     mod open_relay;
     mod peers;
     mod priority;
@@ -33,7 +37,9 @@ mod e2e {
     mod relay;
     mod report;
     mod retry;
+    mod room;
     mod sharing;
+    mod sources;
     mod steps;
     mod tls;
     mod trace;

@@ -230,11 +230,13 @@ fn explanation(report: &Report<'_>) -> String {
 fn explain(report: &Report<'_>, one: &Reported<'_>, text: &mut String) {
     let who = one
         .remote_mta
+        // Without a code nobody there said anything.
+        .filter(|_| one.outcome.code > 0)
         .map_or_else(|| "this system says".to_owned(), |mta| format!("the host {} said", clean(mta, false)));
     text.push_str(&format!("\r\n  <{}>\r\n", address(report, one)));
     let said = format!("{who}: {}", reply_line(one.outcome, true));
     push_wrapped(&said, "    ", text);
-    if let Some(until) = one.will_retry_until {
+    if let Some(until) = one.will_retry_until.filter(|_| one.action == Action::Delayed) {
         let when = date::rfc5322(UnixMillis(u64::from(until.0) * 1000));
         text.push_str(&format!("    It is tried until {when}.\r\n"));
     }

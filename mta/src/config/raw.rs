@@ -159,11 +159,14 @@ pub struct Dns {
     pub servers: Vec<String>,
     /// Validate DNSSEC. Default true.
     pub dnssec: bool,
+    /// Seconds after which the name of a parked source is checked again, 1 to 3600. Default 300. Takes effect at the
+    /// next start.
+    pub parked_check_s: u32,
 }
 
 impl Default for Dns {
     fn default() -> Self {
-        Self { mode: "recursor".into(), servers: Vec::new(), dnssec: true }
+        Self { mode: "recursor".into(), servers: Vec::new(), dnssec: true, parked_check_s: 300 }
     }
 }
 

@@ -85,7 +85,7 @@ pub struct Stream {
 }
 
 /// One egress source.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)] // as in `raw::Source`
 pub struct Source {
     pub name: String,
@@ -249,6 +249,9 @@ fn check_server(raw: &Raw) -> Result<(), Bad> {
     }
     if raw.dns.mode == "forward" && raw.dns.servers.is_empty() {
         return bad("dns.servers", "dns.mode = \"forward\" needs at least one address:port here");
+    }
+    if !(1..=3600).contains(&raw.dns.parked_check_s) {
+        return bad("dns.parked_check_s", format!("{} is outside of 1 to 3600", raw.dns.parked_check_s));
     }
     if raw.delivery.retry_first_s == 0 || raw.delivery.retry_first_s > raw.delivery.retry_max_s {
         return bad("delivery.retry_first_s", "must be at least 1 and at most delivery.retry_max_s");

@@ -91,7 +91,8 @@ pub fn dkim_keys(config: &Config) -> Result<Keyring> {
             let record = format!("{}._domainkey.{} {}\n", setting.selector, setting.domain, made.record);
             write_file(&path.with_extension("dns.txt"), record.as_bytes())?;
         }
-        let key = DkimKey::load(&setting.domain, &setting.selector, path).with_context(|| format!("dkim[{i}].key"))?;
+        let key = DkimKey::load(&setting.domain, &setting.selector, path)
+            .with_context(|| format!("dkim[{i}].key: {}", setting.key))?;
         keys.push(key);
     }
     Ok(Keyring::new(keys))

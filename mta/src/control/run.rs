@@ -65,7 +65,7 @@ pub fn run(dir: &Path, sink: Option<&Path>) -> Result<()> {
     let ports = Ports::default();
     let made = init::write_config(dir, ports).with_context(|| format!("writing into {}", dir.display()))?;
     let path = dir.join("ringpost.toml");
-    let config = config::load(&path)?;
+    let mut config = config::load(&path)?;
     let signals = serve::block_signals()?;
     let running = start::start(&config)?;
     // After us: the signing key, made at the first start, is what it verifies with.
@@ -107,7 +107,11 @@ pub fn run(dir: &Path, sink: Option<&Path>) -> Result<()> {
     hints(ports);
     while signals.wait().context("waiting for a signal")? == Signal::SIGHUP {
         match config::load(&path) {
-            Ok(new) => running.reload(&config, &new),
+            Ok(new) => {
+                if running.reload(&config, &new) {
+                    config = new;
+                }
+            }
             Err(error) => println!("the configuration is refused, nothing changed: {error}"),
         }
     }

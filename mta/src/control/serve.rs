@@ -45,8 +45,9 @@ pub fn mta(path: &Path) -> Result<()> {
     while signals.wait().context("waiting for a signal")? == Signal::SIGHUP {
         match config::load(path) {
             Ok(new) => {
-                running.reload(&config, &new);
-                config = new;
+                if running.reload(&config, &new) {
+                    config = new;
+                }
             }
             Err(error) => tracing::error!(%error, "the configuration is refused; nothing changed"),
         }

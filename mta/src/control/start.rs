@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
+use arc_swap::ArcSwap;
 use queue::ack::{AckLog, AckOptions, AckPort, DirStore, Replay};
 use queue::spool::{self, Recovery, Spool, WriterChoice};
 use queue::SpoolId;
@@ -14,6 +15,7 @@ use queue::SpoolId;
 use super::{assemble, status};
 use crate::config::resolved::DriverChoice;
 use crate::config::Config;
+use crate::dns::routes::Routes;
 use crate::dns::Resolver;
 use crate::egress::Egress;
 use crate::message::render::Pool;
@@ -25,7 +27,7 @@ use crate::shard::driver::{wall, Links};
 use crate::shard::jobs::RenderContext;
 use crate::shard::ledger::{Ledger, LedgerState, NoteQueue};
 use crate::shard::mail::ShardMail;
-use crate::shard::outbound::{Clients, Outbound};
+use crate::shard::outbound::{Fixed, Judges, Outbound};
 use crate::shard::placement::Placement;
 use crate::shard::policy::Policy;
 use crate::shard::recovery::RecoveredMessage;
@@ -61,6 +63,7 @@ pub struct Running {
     memory_path: PathBuf,
     ingress: Arc<IngressPlan>,
     render: Arc<RenderContext>,
+    outbound: Outbound,
 }
 
 /// Which driver the shards run on, and a remark when it is not the one wished for.
@@ -98,7 +101,8 @@ pub fn start(config: &Config) -> Result<Running> {
         .build()
         .context("starting the control thread")?;
     let resolver = Resolver::start(assemble::resolver(config), control.handle()).map_err(anyhow::Error::msg)?;
-    let egress = Egress::start(assemble::sources(config), resolver.clone(), control.handle());
+    let check_parked = Duration::from_secs(u64::from(config.dns.parked_check_s));
+    let egress = Egress::start_checking(assemble::sources(config), resolver.clone(), check_parked, control.handle());
     let (spool, recovery) = open_spool(config)?;
     let status = spool.status();
     remarks.extend(status.reasons.iter().map(|r| format!("spool writer: {r}")));
@@ -110,11 +114,11 @@ pub fn start(config: &Config) -> Result<Running> {
     })?;
     let memory = Arc::new(Mutex::new(memory));
     let policy = Arc::new(Policy::new(config, count));
-    let clients = Arc::new(Clients::new(&config.routes).map_err(anyhow::Error::msg)?);
+    let fixed = Fixed::new(&policy.routes).map_err(anyhow::Error::msg)?;
     let outbound = Outbound {
         egress: egress.clone(),
-        routes: Arc::clone(&policy.routes),
-        clients,
+        fixed: Arc::new(ArcSwap::from_pointee([fixed.clone(), fixed])),
+        judges: Judges::new()?,
         memory: Arc::clone(&memory),
         lab: config.lab,
     };
@@ -184,6 +188,7 @@ pub fn start(config: &Config) -> Result<Running> {
         memory_path,
         ingress,
         render,
+        outbound,
     })
 }
 
@@ -292,8 +297,24 @@ fn start_recovery(
 
 impl Running {
     /// Puts a checked configuration in force, as far as it can change while running; says what waits for a restart.
-    pub fn reload(&self, old: &Config, new: &Config) {
-        let policy = Arc::new(Policy::new(new, self.mailboxes.len()));
+    /// False: it was refused, and nothing changed.
+    pub fn reload(&self, old: &Config, new: &Config) -> bool {
+        if old.sources != new.sources {
+            // Pools count sources by their place in the table that is in use.
+            tracing::error!("the configuration is refused, nothing changed: [[source]] takes effect at the next start");
+            return false;
+        }
+        let mut policy = Policy::new(new, self.mailboxes.len());
+        let [current, _] = &**self.outbound.fixed.load();
+        policy.routes = Arc::new(Routes::new(new.routes.clone()).after(&current.routes));
+        match Fixed::new(&policy.routes) {
+            Ok(fixed) => self.outbound.replace(fixed),
+            Err(error) => {
+                tracing::error!(%error, "the configuration is refused; nothing changed");
+                return false;
+            }
+        }
+        let policy = Arc::new(policy);
         for mailbox in &self.mailboxes {
             let mut letter = ShardMail::Policy(Arc::clone(&policy));
             while let Err(back) = mailbox.send(letter) {
@@ -313,6 +334,7 @@ impl Running {
             tracing::warn!("spool.dir, server.shards and server.cores take effect at the next start");
         }
         tracing::info!("the configuration was read again");
+        true
     }
 
     /// Stops in order: no new sessions, transactions under way end, everything noted is synced, the spool is sealed.

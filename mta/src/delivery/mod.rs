@@ -34,6 +34,8 @@ pub struct Host {
     pub name: String,
     /// Its addresses, in the order to try.
     pub addresses: Vec<IpAddr>,
+    /// TCP port; hosts of a static route may each have their own.
+    pub port: u16,
 }
 
 /// How long each answer may take, in seconds. The defaults are the floors of RFC 5321 section 4.5.3.2.
@@ -88,8 +90,6 @@ pub struct ConnectJob {
     pub site: String,
     /// Exchangers in the order to try.
     pub hosts: Vec<Host>,
-    /// Port, 25 but for smarthosts.
-    pub port: u16,
     /// Whether to ask for TLS.
     pub tls: TlsMode,
     /// TLS from the first byte (a smarthost on port 465).

@@ -61,6 +61,8 @@ pub struct PeerLimits {
     pub messages_left: u32,
     /// 8BITMIME (RFC 6152).
     pub eight_bit: bool,
+    /// BINARYMIME and CHUNKING (RFC 3030).
+    pub binary: bool,
     /// DSN (RFC 3461).
     pub dsn: bool,
 }
@@ -103,8 +105,11 @@ impl Owner {
     /// An item for one of our paths: to the pool when it must be loaded, signed or converted, else to its ready queue.
     pub fn arrived(&mut self, item: Box<Item>, effects: &mut VecDeque<Effect>) {
         let key = item.path.clone();
-        let ready_max = self.policy.ready_max;
-        let path = self.paths.entry(key.clone()).or_insert_with(|| Path::new(key, Arc::clone(&item.plan), ready_max));
+        let (ready_max, idle_max) = (self.policy.ready_max, self.policy.idle_max);
+        let path = self
+            .paths
+            .entry(key.clone())
+            .or_insert_with(|| Path::new(key, Arc::clone(&item.plan), ready_max, idle_max));
         path.plan = Arc::clone(&item.plan);
         if !path.has_room(item.class) {
             // Before the pool has signed it in vain.
@@ -206,8 +211,9 @@ impl Owner {
                 return NextStep::Wait;
             }
             let Some(mut item) = path.pop(limits.recipients, limits.domains) else { return NextStep::Wait };
-            let eight_bit = item.envelope.as_ref().is_some_and(|e| e.flags.eight_bit || e.flags.binary);
-            if eight_bit && !limits.eight_bit && item.form == BodyForm::AsStored {
+            let flags = item.envelope.as_ref().map(|e| e.flags).unwrap_or_default();
+            let takes = limits.binary || (limits.eight_bit && !flags.binary);
+            if (flags.eight_bit || flags.binary) && !takes && item.form == BodyForm::AsStored {
                 item.prefix = None;
                 self.render(item, BodyForm::SevenBit, effects);
                 continue;

@@ -28,6 +28,7 @@ pub struct Path {
     pub plan: Arc<Plan>,
     /// Those that wait for work.
     pub idle: u32,
+    idle_max: Duration,
     connecting: u32,
     /// Transactions answered on reused connections since the last unexplained close.
     pub answered: u32,
@@ -47,13 +48,14 @@ pub struct Path {
 impl Path {
     /// A path with nothing on it.
     #[must_use]
-    pub fn new(key: PathKey, plan: Arc<Plan>, ready_max: usize) -> Self {
+    pub fn new(key: PathKey, plan: Arc<Plan>, ready_max: usize, idle_max: Duration) -> Self {
         let shaper = PathShaper::new(plan.limits());
         Self {
             key,
             plan,
             shaper,
             idle: 0,
+            idle_max,
             connecting: 0,
             answered: 0,
             queue: ReadyQueue::new(ready_max),
@@ -246,7 +248,7 @@ impl Path {
     /// How long an idle connection is kept.
     #[must_use]
     pub fn idle_time(&self) -> Duration {
-        self.shaper.limits().idle
+        self.shaper.limits().idle.min(self.idle_max)
     }
 
     /// Which rule held something last, and until when.

@@ -56,6 +56,12 @@ pub(super) fn keep_spares(shared: &Shared) {
     }
 }
 
+/// True when mail is being turned away, or soon will be: then room counts for more than a file that is written already.
+fn is_short(shared: &Shared) -> bool {
+    let room = shared.room();
+    room.free < 2 * shared.reserve_of(room) + shared.settings.segment_bytes
+}
+
 /// Gives the file of a segment without life back. Its pages must be out of memory first: one that stays would turn a
 /// later O_DIRECT write into slow work of the kernel.
 fn recycle(shared: &Shared, segment: &Segment) -> bool {
@@ -69,7 +75,7 @@ fn recycle(shared: &Shared, segment: &Segment) -> bool {
         match shared.disk.forget_cache(segment.slot) {
             Ok(true) => shared.write_spare(segment.slot, segment.generation).map(Some),
             // Somebody else looks at the file: the next rounds ask again, then it is given up for a new one.
-            Ok(false) if segment.tries.fetch_add(1, Ordering::Relaxed) < TRIES_MAX => return false,
+            Ok(false) if segment.tries.fetch_add(1, Ordering::Relaxed) < TRIES_MAX && !is_short(shared) => return false,
             Ok(false) => shared.disk.remove(segment.slot).map(|()| None),
             Err(error) => Err(error),
         }

@@ -46,6 +46,6 @@ fn a_directory_that_can_not_be_written_is_named() {
     std::fs::create_dir_all(setup.dir().join("spool")).unwrap();
     std::fs::write(setup.dir().join("spool/ack"), "a file, no directory").unwrap();
     refusal(&setup, &["spool/ack", "give the spool directory to the user that runs ringpost"]);
-    let setup = Setup::new("epoll").with("[spool]\nshm_dir = \"@dir@/nowhere\"\n");
-    refusal(&setup, &["nowhere", "shm_dir"]);
+    let setup = Setup::new("epoll").with("[spool]\nshm_dir = \"@dir@/ringpost.toml/shm\"\n");
+    refusal(&setup, &["ringpost.toml/shm", "Not a directory"]);
 }

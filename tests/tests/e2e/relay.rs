@@ -81,7 +81,8 @@ fn binary_to_a_peer_without_it(driver: &str) {
     reply.expect(250);
     let arrived = &receiver.wait_messages(1)[0];
     assert!(arrived.content.is_ascii() && !arrived.mail.contains("BINARYMIME"), "{}", arrived.mail);
-    assert_eq!(arrived.header("Content-Transfer-Encoding").as_deref(), Some("base64"));
+    let encoding = arrived.header("Content-Transfer-Encoding");
+    assert_eq!(encoding.as_deref(), Some("base64"), "{}", arrived.text());
     let text: String = String::from_utf8_lossy(arrived.body()).split_whitespace().collect();
     use base64::prelude::{Engine, BASE64_STANDARD};
     assert_eq!(BASE64_STANDARD.decode(text).unwrap(), raw);

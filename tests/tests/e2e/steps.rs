@@ -84,7 +84,7 @@ fn a_reload_takes_a_good_configuration_only(driver: &str) {
     let mut client = daemon.client();
     let reply = client.send_message("a@sender.test", &["b@inbox.test"], &message("old domain", "x")).unwrap();
     assert_eq!(reply.code / 100, 5, "{}", reply.text());
-    client.deliver("a@new.test", &["b@inbox.test"], &message("three", "x"));
+    client.deliver("a@new.test", &["b@inbox.test"], b"From: <a@new.test>\r\nSubject: three\r\n\r\nx\r\n");
     let _ = second.wait_messages(1);
     assert_eq!(first.messages().len(), 2);
 }

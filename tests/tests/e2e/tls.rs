@@ -19,7 +19,7 @@ fn starttls_and_implicit_in(driver: &str) {
         let again = client.say("EHLO client.sender.test");
         assert!(!again.offers("STARTTLS") && again.offers("AUTH"), "{}", again.text());
         client.auth_plain("app", PASSWORD).expect(235);
-        client.deliver("a@sender.test", &["b@inbox.test"], &message(subject, &"y".repeat(200_000)));
+        client.deliver("a@sender.test", &["b@inbox.test"], &message(subject, &"and so on\r\n".repeat(20_000)));
         client.say("QUIT").expect(221);
     }
     for arrived in receiver.wait_messages(2) {

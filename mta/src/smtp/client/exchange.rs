@@ -402,7 +402,7 @@ impl Exchange {
             // A 2yz or 3yz that has no meaning here says nothing final.
             _ => OutcomeKind::Deferred,
         };
-        let text = reply.text();
+        let text = reply.words();
         let class = match (kind, reply.class()) {
             (OutcomeKind::Delivered, _) => BounceClass::None,
             (_, ReplyClass::Completed | ReplyClass::Intermediate) => BounceClass::ProtocolErrors,
