@@ -88,6 +88,9 @@ struct Compose {
     /// What the kernel is told beside the root.
     #[arg(long)]
     cmdline: Option<String>,
+    /// The kernel boots by itself: EFI stub, command line and drivers built in; no loader, no initramfs.
+    #[arg(long)]
+    bare_kernel: bool,
     /// MiB of the root partition.
     #[arg(long)]
     root_mib: Option<u64>,
@@ -146,6 +149,7 @@ fn compose_image(arguments: Compose) -> Result<()> {
         wanted.cmdline = arguments.cmdline.unwrap_or(wanted.cmdline);
         wanted.root_mib = arguments.root_mib.unwrap_or(wanted.root_mib);
         wanted.data_mib = arguments.data_mib.unwrap_or(wanted.data_mib);
+        wanted.bare_kernel = arguments.bare_kernel;
         let report = disk::compose(&spec, &wanted, &arguments.out)?;
         println!("{}", serde_json::to_string(&report)?);
     }

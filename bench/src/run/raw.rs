@@ -68,7 +68,15 @@ pub fn measure_baseline(options: &Options, size: usize) -> Result<Baseline> {
     let (middle, end) = (format!("127.0.0.1:{}", free_port()?), format!("127.0.0.1:{}", free_port()?));
     let size_text = size.to_string();
     let mut sink = Command::new(&exe);
-    sink.args(["raw-sink", "--at", &end, "--size", &size_text, "--cores", &options.load_cores]);
+    sink.args(["launch", "--"]).arg(&exe).args([
+        "raw-sink",
+        "--at",
+        &end,
+        "--size",
+        &size_text,
+        "--cores",
+        &options.load_cores,
+    ]);
     let _sink = Guarded(spawn(sink)?);
     let mut mover = Command::new(&exe);
     mover.args(["launch", "--cores", &options.mta_cores]);

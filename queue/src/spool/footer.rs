@@ -333,14 +333,12 @@ mod tests {
     use super::*;
 
     fn labels(index: u64) -> Labels {
-        let mut labels = Labels {
-            received: UnixSecs(1_000_000 + index as u32),
-            not_after: (index % 2 == 0).then_some(UnixSecs(9)),
-            size: 100 + index as u32,
-            pool: if index % 3 == 0 { "warm".into() } else { String::new() },
-            priority: -2,
-            ..Labels::default()
-        };
+        let mut labels = Labels::default();
+        labels.received = UnixSecs(1_000_000 + index as u32);
+        labels.not_after = (index.is_multiple_of(2)).then_some(UnixSecs(9));
+        labels.size = 100 + index as u32;
+        labels.pool = if index.is_multiple_of(3) { "warm".into() } else { String::new() };
+        labels.priority = -2;
         for place in 0..index % 4 {
             labels.push_recipient(&format!("t@d{}.test", (index + place) % 7));
         }

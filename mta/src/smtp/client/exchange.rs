@@ -109,7 +109,9 @@ impl Exchange {
             spoiled: false,
             transaction,
         };
-        if let Err(unfit) = exchange.transaction.check(limits, now) {
+        if exchange.admitted.is_empty() {
+            exchange.step = Step::Over;
+        } else if let Err(unfit) = exchange.transaction.check(limits, now) {
             exchange.refuse_all(unfit);
         }
         exchange
