@@ -98,12 +98,13 @@ fn conversion(content: &[u8], converted: &[u8]) -> Verdict {
     let (kinds, encodings) = (header::Name::ContentType, header::Name::TransferEncoding);
     let regular = header.count(kinds) <= 1 && header.count(encodings) <= 1 && header.len > header.fields_len;
     // RFC 2046 section 5.1.1 lets readers take a line for a delimiter that only begins like one.
-    let ambiguous = content.split(|byte| *byte == b'\n').any(|line| {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        line.starts_with(b"--b") && !matches!(line, b"--b" | b"--b--" | b"--b c" | b"--b c--")
-            || line.starts_with(b"--b c") && !has(content, b"boundary=\"b c\"")
-            || line.starts_with(b"--b") && has(content, b"boundary=\"b c\"") && has(content, b"boundary=b")
-    });
+    let ambiguous = content.windows(4).any(|four| four[0] != b'\n' && &four[1..] == b"--b")
+        || content.split(|byte| *byte == b'\n').any(|line| {
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            line.starts_with(b"--b") && !matches!(line, b"--b" | b"--b--" | b"--b c" | b"--b c--")
+                || line.starts_with(b"--b c") && !has(content, b"boundary=\"b c\"")
+                || line.starts_with(b"--b") && has(content, b"boundary=\"b c\"") && has(content, b"boundary=b")
+        });
     // The reader at hand does not see the end of a part that is all header.
     let empty = all_header(content);
     if !regular || ambiguous || empty || facts::scan(content).bare {

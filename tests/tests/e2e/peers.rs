@@ -16,10 +16,8 @@ on_both!(
 
 fn connections_are_used_again(driver: &str) {
     let receiver = Receiver::start(Manners::default());
-    let setup = Setup::new(driver).with(&format!(
-        "[[route]]\ndomain = \"*\"\nto = [\"{}\"]\nlab = true\nconnections = 3\n",
-        receiver.address()
-    ));
+    let setup = Setup::new(driver)
+        .with(&format!("[[route]]\ndomain = \"*\"\nto = [\"{}\"]\nlab = true\nconnections = 3\n", receiver.address()));
     let daemon = setup.start();
     let mut client = daemon.client();
     for n in 0..300 {

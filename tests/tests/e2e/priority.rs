@@ -14,10 +14,8 @@ fn critical_mail_and_priorities_go_first(driver: &str) {
         _ => Act::Usual,
     };
     let receiver = Receiver::start(Manners::default().script(slow));
-    let setup = Setup::new(driver).with(&format!(
-        "[[route]]\ndomain = \"*\"\nto = [\"{}\"]\nlab = true\nconnections = 1\n",
-        receiver.address()
-    ));
+    let setup = Setup::new(driver)
+        .with(&format!("[[route]]\ndomain = \"*\"\nto = [\"{}\"]\nlab = true\nconnections = 1\n", receiver.address()));
     let daemon = setup.start();
     let mut client = daemon.logged_in();
     let to = ["<b@inbox.test>".to_owned()];
@@ -32,9 +30,8 @@ fn critical_mail_and_priorities_go_first(driver: &str) {
     client.send_with("<a@sender.test> MT-PRIORITY=6", &to, &mail("news", "high")).unwrap().expect(250);
     client.send_with("<a@sender.test>", &to, &mail("otp", "critical")).unwrap().expect(250);
     let messages = receiver.wait_messages(42);
-    let place = |subject: &str| {
-        messages.iter().position(|m| m.header("Subject").as_deref() == Some(subject)).expect(subject)
-    };
+    let place =
+        |subject: &str| messages.iter().position(|m| m.header("Subject").as_deref() == Some(subject)).expect(subject);
     let last = place("bulk 39");
     assert!(place("critical") < last && place("high") < last, "{} {} {last}", place("critical"), place("high"));
     assert!(place("critical") < 35 && place("high") < 38, "{} {}", place("critical"), place("high"));

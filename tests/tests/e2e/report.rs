@@ -93,9 +93,10 @@ fn r18_silence_where_nothing_was_asked_for(driver: &str) {
 fn r17_success_and_delay(driver: &str) {
     let receiver = Receiver::start(manners());
     let dsn = Receiver::start(manners().and("DSN"));
-    let setup = Setup::new(driver).route("dsn.test", &[dsn.address()]).route("*", &[receiver.address()]).with(
-        "[delivery]\ndelay_report_s = 2\nretry_first_s = 1\nretry_max_s = 1\n",
-    );
+    let setup = Setup::new(driver)
+        .route("dsn.test", &[dsn.address()])
+        .route("*", &[receiver.address()])
+        .with("[delivery]\ndelay_report_s = 2\nretry_first_s = 1\nretry_max_s = 1\n");
     let daemon = setup.start();
     let mut client = daemon.client();
     let relayed = ["<b@inbox.test> NOTIFY=SUCCESS,FAILURE".to_owned()];
@@ -104,9 +105,7 @@ fn r17_success_and_delay(driver: &str) {
     client.send_with("<a@sender.test> RET=FULL ENVID=P1", &passed, &message("passed", "x")).unwrap().expect(250);
     let late = ["<late@inbox.test> NOTIFY=DELAY".to_owned()];
     client.send_with("<a@sender.test> ENVID=D1", &late, &message("late", "x")).unwrap().expect(250);
-    let _ = harness::wait_for(Duration::from_secs(20), "two reports", || {
-        (reports(&receiver).len() >= 2).then_some(())
-    });
+    let _ = harness::wait_for(Duration::from_secs(20), "two reports", || (reports(&receiver).len() >= 2).then_some(()));
     let found = reports(&receiver);
     let find = |envid: &str| {
         let line = format!("Original-Envelope-Id: {envid}\r\n");

@@ -17,9 +17,8 @@ fn a_second_start_finds_its_state(driver: &str) {
     let setup = Setup::to(driver, &receiver);
     let daemon = setup.start();
     let mut client = daemon.client();
-    let ids: Vec<String> = (0..10)
-        .map(|n| client.deliver("a@sender.test", &["b@inbox.test"], &message(&n.to_string(), "x")))
-        .collect();
+    let ids: Vec<String> =
+        (0..10).map(|n| client.deliver("a@sender.test", &["b@inbox.test"], &message(&n.to_string(), "x"))).collect();
     daemon.wait_for_type("TransientFailure", &ids[9]);
     assert!(daemon.stop().success());
     receiver.set_manners(Manners::default());
@@ -46,8 +45,7 @@ fn a_stop_lets_transactions_end(driver: &str) {
     let daemon = setup.start();
     let mut client = daemon.client();
     let id = client.deliver("a@sender.test", &["b@inbox.test"], &message("slow", "x"));
-    harness::wait_for(Duration::from_secs(10), "the content", || (!receiver.transactions().is_empty()).then_some(()))
-        ;
+    harness::wait_for(Duration::from_secs(10), "the content", || (!receiver.transactions().is_empty()).then_some(()));
     let began = Instant::now();
     let address = daemon.at(Port::Relay);
     let status = daemon.stop();

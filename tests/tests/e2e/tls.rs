@@ -47,9 +47,10 @@ fn opportunistic_out(driver: &str) {
     assert!(with.wait_messages(1)[0].tls);
     assert!(!without.wait_messages(1)[0].tls);
     let secure = harness::wait_for(Duration::from_secs(10), "the delivery under TLS", || {
-        daemon.events().into_iter().find(|e| {
-            e["type"] == "Delivery" && e["id"] == id.as_str() && e["recipient"] == "b@tls.test"
-        })
+        daemon
+            .events()
+            .into_iter()
+            .find(|e| e["type"] == "Delivery" && e["id"] == id.as_str() && e["recipient"] == "b@tls.test")
     });
     assert!(secure["tls_cipher"].as_str().is_some_and(|c| !c.is_empty()), "{secure}");
 }
