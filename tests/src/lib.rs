@@ -26,7 +26,7 @@ pub mod wire;
 
 use std::time::{Duration, Instant};
 
-/// Asks again and again until there is an answer; fails the test, saying what it waited for, when there is none in time.
+/// Asks again and again until there is an answer; fails the test, saying what it waited for, when none comes in time.
 #[track_caller]
 pub fn wait_for<T>(patience: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + patience;

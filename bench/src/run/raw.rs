@@ -233,7 +233,7 @@ fn written_before(path: &Path, size: usize) -> Result<(File, bool)> {
     std::fs::write(path, vec![0u8; FILE_BYTES as usize])?;
     File::open(path)?.sync_all()?;
     let flags = libc::O_DIRECT | libc::O_DSYNC;
-    if size % ALIGN == 0 {
+    if size.is_multiple_of(ALIGN) {
         if let Ok(file) = OpenOptions::new().write(true).custom_flags(flags).open(path) {
             return Ok((file, true));
         }

@@ -6,3 +6,4 @@ pub mod init;
 pub mod run;
 pub mod serve;
 pub mod start;
+pub mod status;

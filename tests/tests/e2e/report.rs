@@ -105,7 +105,7 @@ fn r17_success_and_delay(driver: &str) {
     client.send_with("<a@sender.test> RET=FULL ENVID=P1", &passed, &message("passed", "x")).unwrap().expect(250);
     let late = ["<late@inbox.test> NOTIFY=DELAY".to_owned()];
     client.send_with("<a@sender.test> ENVID=D1", &late, &message("late", "x")).unwrap().expect(250);
-    let _ = harness::wait_for(Duration::from_secs(20), "two reports", || (reports(&receiver).len() >= 2).then_some(()));
+    harness::wait_for(Duration::from_secs(20), "two reports", || (reports(&receiver).len() >= 2).then_some(()));
     let found = reports(&receiver);
     let find = |envid: &str| {
         let line = format!("Original-Envelope-Id: {envid}\r\n");
