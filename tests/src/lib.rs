@@ -11,6 +11,7 @@
 //! | [`tidy`] | does the tree keep its habits |
 //! | [`nbd`] | what is on a disk after the power was cut |
 //! | [`fuzz`] | does any string of bytes break a promise |
+//! | [`peers`] | do real clients and servers get along with us |
 //! | [`vm`] | how a guest is booted and read |
 
 pub mod client;
@@ -19,6 +20,7 @@ pub mod daemon;
 pub mod dns;
 pub mod fuzz;
 pub mod nbd;
+pub mod peers;
 pub mod place;
 pub mod receiver;
 pub mod sim;

@@ -197,7 +197,7 @@ fn open_spool(config: &Config) -> Result<(Arc<Spool>, Recovery)> {
     let mut settings = spool::Settings::new(PathBuf::from(&s.dir), rand::random());
     settings.segment_bytes = s.segment_mib * 1024 * 1024;
     settings.spares = s.spares;
-    settings.reserve_bytes = s.reserve_mib * 1024 * 1024;
+    settings.reserve_bytes = s.reserve_mib.saturating_mul(1024 * 1024);
     settings.reserve_percent = s.reserve_percent;
     settings.writer = match s.writer.as_str() {
         "ring" => WriterChoice::Ring,
