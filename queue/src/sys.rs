@@ -47,7 +47,11 @@ impl FileMap {
         }
         let page = 4096;
         let start = offset / page * page;
-        self.map.advise_range(Advice::PopulateRead, start, offset + len - start)
+        match self.map.advise_range(Advice::PopulateRead, start, offset + len - start) {
+            // A kernel before 5.14 does not know it: the pages come in when they are touched.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            other => other,
+        }
     }
 
     /// Pages of the file that are in memory.

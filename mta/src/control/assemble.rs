@@ -65,7 +65,7 @@ pub fn sources(config: &Config) -> Vec<EgressSource> {
 pub fn server_tls(config: &Config) -> Result<tls::Server> {
     let (certificate, key) = (Path::new(&config.tls.certificate), Path::new(&config.tls.key));
     if !certificate.exists() && !key.exists() {
-        let (chain, secret) = tls::self_signed(&[config.hostname.clone()])?;
+        let (chain, secret) = tls::self_signed(std::slice::from_ref(&config.hostname))?;
         write_secret(key, &secret)?;
         write_file(certificate, chain.as_bytes())?;
         tracing::warn!(certificate = %certificate.display(), "made a self-signed certificate; clients that verify refuse it");
@@ -212,8 +212,8 @@ fn server_policy(
             .collect(),
         credentials: credentials.iter().map(|c| (c.name.clone(), Arc::clone(c))).collect(),
         trusted: trusted.to_vec(),
-        xclient_peers: listener.xclient_from.iter().copied().collect(),
-        proxy_peers: listener.proxy_from.iter().copied().collect(),
+        xclient_peers: listener.xclient_from.to_vec(),
+        proxy_peers: listener.proxy_from.to_vec(),
         tls: true,
         lab_auth_in_clear: false,
         size_max: listener.max_message as u64,
@@ -240,7 +240,7 @@ fn credential(setting: &resolved::Credential, streams: &HashMap<&str, &resolved:
             .filter_map(|name| streams.get(name.as_str()).map(|s| (name.clone(), s.class)))
             .collect(),
         steer: SteerScope { pool: true, campaign: true, stream: true, schedule: true, priority: true },
-        networks: setting.networks.iter().copied().collect(),
+        networks: setting.networks.to_vec(),
         recipients_per_minute: (setting.recipients_per_minute > 0).then_some(setting.recipients_per_minute),
         ..Credential::default()
     })

@@ -105,13 +105,10 @@ pub fn run(dir: &Path, sink: Option<&Path>) -> Result<()> {
         );
     }
     hints(ports);
-    loop {
-        match signals.wait().context("waiting for a signal")? {
-            Signal::SIGHUP => match config::load(&path) {
-                Ok(new) => running.reload(&config, &new),
-                Err(error) => println!("the configuration is refused, nothing changed: {error}"),
-            },
-            _ => break,
+    while signals.wait().context("waiting for a signal")? == Signal::SIGHUP {
+        match config::load(&path) {
+            Ok(new) => running.reload(&config, &new),
+            Err(error) => println!("the configuration is refused, nothing changed: {error}"),
         }
     }
     println!("\nStopping: transactions under way end first.");

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, Context, Result};
 use queue::ack::{AckLog, AckOptions, AckPort, DirStore, Replay};
 use queue::spool::{self, Recovery, Spool, WriterChoice};
+use queue::SpoolId;
 
 use super::assemble;
 use crate::config::resolved::DriverChoice;
@@ -22,7 +23,7 @@ use crate::record::EventLog;
 use crate::shard::acceptance::IngressPlan;
 use crate::shard::driver::{wall, Links};
 use crate::shard::jobs::RenderContext;
-use crate::shard::ledger::{Ledger, NoteQueue};
+use crate::shard::ledger::{Ledger, LedgerState, NoteQueue};
 use crate::shard::mail::ShardMail;
 use crate::shard::outbound::{Clients, Outbound};
 use crate::shard::placement::Placement;
@@ -154,7 +155,8 @@ pub fn start(config: &Config) -> Result<Running> {
         shards.push(work::start(plan, &mut listening)?);
     }
     let recovered = Arc::new(AtomicBool::new(false));
-    let recovery = start_recovery(recovery, replay, mailboxes.clone(), Arc::clone(&recovered))?;
+    let recovery =
+        start_recovery(recovery, replay, mailboxes.clone(), Arc::clone(&recovered), Arc::clone(&ledger.state))?;
     Ok(Running {
         listening,
         remarks,
@@ -223,8 +225,12 @@ fn start_ledger(
     }
     let ends = notes.iter().cloned().zip(mailboxes.iter().cloned()).collect();
     let holder = Arc::clone(spool);
-    Ledger::start(log, events, ends, Box::new(move |id| holder.may_hold(id)), &config.hostname)
-        .context("starting the ledger thread")
+    let folder = PathBuf::from(&config.spool.dir).join("ack");
+    let ledger = Ledger::start(log, events, ends, Arc::new(move |id| holder.may_hold(id)), &folder, &config.hostname)
+        .context("starting the ledger thread")?;
+    let state = Arc::clone(&ledger.state);
+    spool.on_moved(Arc::new(move |moved| state.record_moves(moved.iter().map(|(id, ..)| *id), wall().secs())));
+    Ok(ledger)
 }
 
 /// Tells the shards what is on disk, while they accept mail already.
@@ -233,10 +239,19 @@ fn start_recovery(
     replay: Replay,
     mailboxes: Vec<Sender<ShardMail>>,
     done: Arc<AtomicBool>,
+    ledger: Arc<LedgerState>,
 ) -> Result<JoinHandle<()>> {
     let work = move || {
         let begin = Instant::now();
+        let mut highest = SpoolId(0);
+        if replay.needs_settling() {
+            tracing::error!(
+                report = ?replay.report(),
+                "the ack log is damaged: recipients it could have closed are held; release or bounce them"
+            );
+        }
         let report = recovery.run(&mut |found| {
+            highest = highest.max(found.id);
             let message = RecoveredMessage::new(&found, |rcpt| replay.state(found.id, rcpt));
             let shard = (found.id.0 as usize) % mailboxes.len().max(1);
             let mut letter = ShardMail::Recovered(Box::new(message));
@@ -252,6 +267,10 @@ fn start_recovery(
             while mailbox.send(ShardMail::RecoveryDone).is_err() {
                 std::thread::sleep(Duration::from_millis(1));
             }
+        }
+        if replay.needs_settling() {
+            tracing::error!(held = replay.held_for_damage(), "recipients held because of the damaged ack log");
+            ledger.settle(highest);
         }
         let seconds = begin.elapsed().as_secs_f64();
         tracing::info!(messages = report.messages, recipients = report.recipients, seconds, "the spool is read");

@@ -11,6 +11,7 @@ mod open;
 mod tests;
 
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use queue::Outcome;
@@ -120,6 +121,8 @@ pub struct Connected {
     pub local: Option<SocketAddr>,
     /// First line of the greeting.
     pub greeting: String,
+    /// What the site offers; without DSN there, a wanted success report is ours to write as "relayed" (RFC 3461).
+    pub peer: Rc<PeerLimits>,
     /// Protocol, cipher and certificate verdict, when encrypted.
     pub tls: Option<tls::Info>,
     /// The handshake failed before, and policy let mail go on without TLS.

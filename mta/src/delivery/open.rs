@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -154,6 +155,7 @@ async fn dial(
         address,
         local,
         greeting: link.session.greeting().to_owned(),
+        peer: Rc::clone(link.session.limits()),
         tls: link.transport().and_then(Transport::info),
         downgraded: false,
     };

@@ -9,6 +9,7 @@ pub mod events;
 pub mod feed;
 pub mod item;
 pub mod jobs;
+pub mod leases;
 pub mod ledger;
 pub mod mail;
 pub mod outbound;

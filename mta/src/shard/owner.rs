@@ -12,6 +12,7 @@ use super::decide::{self, Before};
 use super::effect::{Effect, Returned};
 use super::events;
 use super::item::{Item, PathKey, Settled, Settlement, ShardId};
+use super::leases::Leases;
 use super::path::Path;
 use super::policy::Policy;
 use crate::message::render::BodyForm;
@@ -72,13 +73,15 @@ pub struct Owner {
     /// Items on the pool, by path, message and form; recipients that come later join them.
     rendering: HashMap<(PathKey, SpoolId, BodyForm), Box<Item>>,
     random: u64,
+    leases: Leases,
 }
 
 impl Owner {
     /// No paths yet.
     #[must_use]
     pub fn new(shard: ShardId, policy: Arc<Policy>) -> Self {
-        Self { shard, policy, paths: HashMap::new(), rendering: HashMap::new(), random: u64::from(shard) + 1 }
+        let leases = Leases::new(shard, policy.shards);
+        Self { shard, policy, paths: HashMap::new(), rendering: HashMap::new(), random: u64::from(shard) + 1, leases }
     }
 
     /// The settings changed.
@@ -164,8 +167,18 @@ impl Owner {
             for item in path.unstage() {
                 effects.push_back(Effect::Return(item.home, item, Returned::Back(MoveReason::NoRoom, None)));
             }
-            path.dispatch(now, effects);
+            path.dispatch(&mut self.leases, now, effects);
         }
+        if self.leases.ask(now.steady, effects) {
+            for path in self.paths.values_mut() {
+                path.dispatch(&mut self.leases, now, effects);
+            }
+        }
+    }
+
+    /// The shares of limits that are wider than a path.
+    pub fn leases(&mut self) -> &mut Leases {
+        &mut self.leases
     }
 
     /// What the connection does next. `limits` are the peer's.
@@ -262,7 +275,7 @@ impl Owner {
         effects: &mut VecDeque<Effect>,
     ) {
         let Some(path) = self.paths.get_mut(key) else { return };
-        path.closed();
+        path.closed(&mut self.leases);
         if path.connections() > 0 {
             return;
         }
@@ -283,7 +296,7 @@ impl Owner {
     pub fn source_gone(&mut self, key: &PathKey, _now: Now, effects: &mut VecDeque<Effect>) {
         let Some(path) = self.paths.get_mut(key) else { return };
         path.connected();
-        path.closed();
+        path.closed(&mut self.leases);
         for item in path.drain() {
             effects.push_back(Effect::Return(item.home, item, Returned::Back(MoveReason::NoSource, None)));
         }
@@ -300,7 +313,7 @@ impl Owner {
     /// A connection ended. `unexplained`: it was closed by the peer in the middle of something, without a reply.
     pub fn closed(&mut self, key: &PathKey, unexplained: bool) {
         if let Some(path) = self.paths.get_mut(key) {
-            path.closed();
+            path.closed(&mut self.leases);
             if unexplained {
                 path.answered = 0;
             }

@@ -21,6 +21,8 @@ pub struct Policy {
     pub signs: bool,
     /// The general retry schedule.
     pub retry: RetrySchedule,
+    /// Number of shards.
+    pub shards: u16,
     /// Recipients that may wait in one ready queue.
     pub ready_max: usize,
     /// Bytes of fresh mail one shard keeps in memory.
@@ -53,6 +55,7 @@ impl Policy {
                 max_age: seconds(d.max_age_s),
                 ..RetrySchedule::default()
             },
+            shards: u16::try_from(shards).unwrap_or(u16::MAX),
             ready_max: d.ready_max,
             fresh_bytes: config.hot_bytes / shards.max(1) as u64,
             delay_report_s: d.delay_report_s,

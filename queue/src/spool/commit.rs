@@ -89,6 +89,11 @@ impl<T> Prepared<T> {
         Ok(Self { ticket, commit, labels, header })
     }
 
+    /// The same with another ticket.
+    pub fn with_ticket<U>(self, ticket: U) -> Prepared<U> {
+        Prepared { ticket, commit: self.commit, labels: self.labels, header: self.header }
+    }
+
     /// Bytes of the record.
     #[must_use]
     pub fn record_len(&self) -> usize {

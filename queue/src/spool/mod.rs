@@ -9,9 +9,12 @@
 //! | --- | --- |
 //! | [`writer`] | which bytes go where, and when a message counts as durable (pure) |
 //! | [`recover`] | what is on the disk after any stop, and what it means |
+//! | [`inspect`] | what a spool holds, without opening it |
 //! | [`compact`] | which segments are copied together (pure) |
 //! | `drive` | carries out the writer's writes: io_uring, or pwrite |
 //! | `maintain` | spare segments, recycling, compaction |
+//! | `survey`, `scan` | the two halves of recovery: files, then batches |
+//! | `cold` | carries compaction out |
 //! | `read` | messages read back |
 //! | [`superblock`], [`records`], [`labels`], [`footer`] | the bytes |
 
@@ -20,6 +23,7 @@ pub mod commit;
 pub mod compact;
 mod drive;
 pub mod footer;
+pub mod inspect;
 pub mod labels;
 mod layout;
 mod maintain;
@@ -32,6 +36,7 @@ mod segment;
 mod settings;
 mod shared;
 pub mod superblock;
+mod survey;
 pub mod writer;
 
 use std::fs::File;
@@ -60,8 +65,9 @@ use crate::time::UnixMillis;
 use cold::Cold;
 use drive::Feeder;
 use port::Ticket;
-use recover::{segment_of, survey};
+use recover::segment_of;
 use shared::{Counters, Shared, WAITING_BYTES_MAX};
+use survey::{survey, Manner};
 use writer::{Writer, WriterConfig, BUFFERS};
 
 /// An open spool. Any thread may use it.
@@ -102,7 +108,8 @@ impl Spool {
         now: UnixMillis,
         lock: Option<Flock<File>>,
     ) -> Result<(Arc<Self>, Recovery), OpenError> {
-        let survey = survey(&*disk, settings.segment_bytes, &settings.protections)?;
+        let (segment_bytes, protections) = (settings.segment_bytes, settings.protections);
+        let survey = survey(&*disk, &Manner { segment_bytes, tidy: true, protections })?;
         let from = Counters { next_id: survey.next_id, next_number: survey.next_number, next_slot: survey.next_slot };
         let identity = survey.identity.unwrap_or(settings.identity);
         let config = WriterConfig {
@@ -121,7 +128,15 @@ impl Spool {
             let spare = shared.spare_of(*slot, *generation, Space::Written);
             shared.put_spare(spare);
         }
-        shared.look_at_room();
+        let room = shared.look_at_room();
+        if survey.spares.is_empty() && room.free >= shared.settings.segment_bytes + shared.reserve_of(room) {
+            // A fraction of a second once, rather than a whole first segment of slow writes. Without it the writer
+            // falls back to allocated space, or refuses with the reason.
+            match shared.create_spare(Space::Written) {
+                Ok(spare) => shared.put_spare(spare),
+                Err(error) => shared.report(&format!("no spare segment: {error}")),
+            }
+        }
         let writer = Writer::new(config, Buffer::pool(BUFFERS), cut_offs.clone());
         let feeder = Feeder::new(Arc::clone(&shared), writer);
         let threads = vec![
@@ -133,7 +148,7 @@ impl Spool {
             })?,
         ];
         let spool = Arc::new(Self { shared: Arc::clone(&shared), threads: Mutex::new(threads), _lock: lock });
-        Ok((spool, Recovery { shared, survey }))
+        Ok((spool, Recovery { shared, repair: true, survey }))
     }
 
     /// The key for the next message: above everything ever seen in this spool.
@@ -161,14 +176,19 @@ impl Spool {
         if shared.waiting_bytes.load(Ordering::Relaxed) + bytes > WAITING_BYTES_MAX {
             return Err((Refusal::Busy, commit));
         }
-        let ticket = Ticket { port: Arc::clone(&port.0), token };
-        let prepared = Prepared::new(ticket, commit, shared.settings.segment_bytes)?;
+        let prepared = Prepared::new((), commit, shared.settings.segment_bytes)?;
+        let prepared = prepared.with_ticket(Ticket::new(port, token));
         shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
         if let Err(back) = shared.queue.push(prepared) {
             shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            back.ticket.disarm();
             return Err((Refusal::Busy, back.commit));
         }
         shared.waker.wake();
+        if shared.closing.load(Ordering::SeqCst) {
+            // The writer may have looked for the last time already: dropped tickets answer by themselves.
+            while shared.queue.pop().is_some() {}
+        }
         Ok(())
     }
 
@@ -250,7 +270,7 @@ impl Spool {
 
     /// Writes what was submitted, seals the segment, ends the threads. Later commits are refused. Blocks.
     pub fn close(&self) {
-        self.shared.closing.store(true, Ordering::Release);
+        self.shared.closing.store(true, Ordering::SeqCst);
         self.shared.waker.wake();
         self.shared.nudge();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));

@@ -359,6 +359,33 @@ fn a_held_message_leaves_only_after_the_recipients_are_answered() {
 }
 
 #[test]
+fn r02_who_comes_behind_one_too_many_is_named_all_the_same() {
+    let script = hello("")
+        + "C: MAIL FROM:<s@a.test>
+           S: 250 ok
+           C: RCPT TO:<r0@b.test>
+           S: 250 ok
+           C: RCPT TO:<r1@b.test>
+           S: 452 4.5.3 too many recipients
+           C: RCPT TO:<r2@b.test>
+           S: 250 ok
+           C: RCPT TO:<r3@b.test>
+           S: 250 ok
+           C: DATA
+           S: 354 go
+           C: text
+           C: .
+           S: 250 ok
+           C: QUIT
+           S: 221 bye";
+    let recipients = ["r0@b.test", "r1@b.test", "r2@b.test", "r3@b.test"];
+    let make = || Play::new(config(), vec![message(&recipients, "text\r\n")]);
+    dialog(make, &script, |play| {
+        assert_eq!(play.kinds(0), [Some(Delivered), None, Some(Delivered), Some(Delivered)]);
+    });
+}
+
+#[test]
 fn r02_552_to_rcpt_is_read_as_452_and_too_many_costs_no_attempt() {
     let make = || Play::new(config(), vec![message(&["a@b.test", "b@b.test", "c@b.test"], "x\r\n")]);
     let script = hello("PIPELINING CHUNKING")
