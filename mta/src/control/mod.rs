@@ -7,3 +7,4 @@ pub mod init;
 pub mod run;
 pub mod serve;
 pub mod start;
+pub mod status;

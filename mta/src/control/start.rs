@@ -11,7 +11,7 @@ use queue::ack::{AckLog, AckOptions, AckPort, DirStore, Replay};
 use queue::spool::{self, Recovery, Spool, WriterChoice};
 use queue::SpoolId;
 
-use super::assemble;
+use super::{assemble, status};
 use crate::config::resolved::DriverChoice;
 use crate::config::Config;
 use crate::dns::Resolver;
@@ -153,6 +153,17 @@ pub fn start(config: &Config) -> Result<Running> {
             live: Arc::clone(&live),
         };
         shards.push(work::start(plan, &mut listening)?);
+    }
+    if let Some(address) = config.control {
+        let listener = control.block_on(status::bind(address))?;
+        let sources = status::Sources {
+            spool: Arc::clone(&spool),
+            mailboxes: mailboxes.clone(),
+            egress: egress.clone(),
+            ledger: Arc::clone(&ledger.state),
+        };
+        control.spawn(status::serve(listener, sources));
+        listening.push(format!("http://{address}/ status page"));
     }
     let recovered = Arc::new(AtomicBool::new(false));
     let recovery =

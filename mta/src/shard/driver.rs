@@ -392,7 +392,7 @@ impl Shard {
             ShardMail::RecoveryDone => core.recovery_done(),
             ShardMail::LeaseAsk(shard, ask) => core.lease_asked(shard, &ask, now),
             ShardMail::LeaseGrant(key, grant) => core.owner().0.leases().granted(&key, grant, now.steady),
-            ShardMail::Inspect(look) => look(&core),
+            ShardMail::Inspect(look) => look(&mut core),
             ShardMail::Policy(policy) => core.set_policy(policy),
             ShardMail::Drain => {
                 self.draining.set(true);

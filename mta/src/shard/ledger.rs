@@ -19,7 +19,7 @@ use crate::record::EventLog;
 use super::events::Fact;
 
 /// Between two rounds; with the disk's own latency it keeps the promise of 250 ms.
-const ROUND: Duration = Duration::from_millis(100);
+const ROUND: Duration = Duration::from_millis(50);
 /// Notes a shard may have waiting. At the bound it stops handing out work.
 pub const NOTES_MAX: usize = 65_536;
 /// Bytes of events that may wait to be written; far less than the event log's own buffer.

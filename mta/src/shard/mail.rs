@@ -37,7 +37,7 @@ pub enum ShardMail {
     /// The owner's answer.
     LeaseGrant(WideKey, LeaseGrant),
     /// Tell what is queued.
-    Inspect(Box<dyn FnOnce(&super::core::Core) + Send>),
+    Inspect(Box<dyn FnOnce(&mut super::core::Core) + Send>),
     /// The configuration changed.
     Policy(Arc<super::policy::Policy>),
     /// Stop: finish what is under way, give the rest back.
