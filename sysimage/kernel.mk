@@ -25,8 +25,8 @@ GUEST_ENV = RINGPOST_KERNEL=$(abspath $(OUT)/kernel) RINGPOST_STATIC=$(abspath $
 
 kernel: $(OUT)/kernel/boot
 
-$(OUT)/kernel/boot:
-	cargo run -q --release -p ringpost-sysimage -- fetch-kernel $(OUT)/kernel
+$(OUT)/kernel/boot: | static
+	$(STATIC)/sysimage fetch-kernel $(OUT)/kernel
 
 # --target keeps build scripts and procedural macros dynamic; they can't be static.
 static:

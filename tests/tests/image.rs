@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use sysimage::boot::READY;
 use sysimage::disk::{self, DiskSpec};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const FIRMWARE_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 
