@@ -77,7 +77,7 @@ fn the_server_takes_and_delivers_a_message_in_a_guest_and_again_after_a_power_cu
     let Some(kit) = Kit::from_env().filter(|kit| kit.program("ringpost").is_file()) else { return };
     let place = Workplace::new("server").unwrap();
     let blank = place.path().join("data.ext4");
-    disk::make_ext4(&blank, 256, [9; 16], sysimage::compose::DEFAULT_TIME).unwrap();
+    disk::make_ext4(&blank, 896, [9; 16], sysimage::compose::DEFAULT_TIME).unwrap();
     let socket = place.path().join("disk.sock");
     let image = Volatile::new(std::fs::read(&blank).unwrap(), Honesty::Honest);
     let server = Server::start(image, &socket, Duration::ZERO).unwrap();

@@ -22,6 +22,8 @@ use crate::smtp::server::{
 };
 use crate::tls;
 
+use super::durable;
+
 /// Settings of the resolver.
 #[must_use]
 pub fn resolver(config: &Config) -> ResolverConfig {
@@ -99,26 +101,12 @@ pub fn dkim_keys(config: &Config) -> Result<Keyring> {
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-    }
-    std::fs::write(path, bytes).with_context(|| format!("writing {}", path.display()))
+    durable::write(path, bytes, 0o644).with_context(|| format!("writing {}", path.display()))
 }
 
 /// Writes a file only its owner may read.
 fn write_secret(path: &Path, text: &str) -> Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-    }
-    let mut file = std::fs::OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .mode(0o600)
-        .open(path)
-        .with_context(|| format!("writing {}", path.display()))?;
-    file.write_all(text.as_bytes()).with_context(|| format!("writing {}", path.display()))
+    durable::write(path, text.as_bytes(), 0o600).with_context(|| format!("writing {}", path.display()))
 }
 
 /// What the listeners let in.
