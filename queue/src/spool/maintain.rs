@@ -75,7 +75,9 @@ fn recycle(shared: &Shared, segment: &Segment) -> bool {
         match shared.disk.forget_cache(segment.slot) {
             Ok(true) => shared.write_spare(segment.slot, segment.generation).map(Some),
             // Somebody else looks at the file: the next rounds ask again, then it is given up for a new one.
-            Ok(false) if segment.tries.fetch_add(1, Ordering::Relaxed) < TRIES_MAX && !is_short(shared) => return false,
+            Ok(false) if segment.tries.fetch_add(1, Ordering::Relaxed) < TRIES_MAX && !is_short(shared) => {
+                return false
+            }
             Ok(false) => shared.disk.remove(segment.slot).map(|()| None),
             Err(error) => Err(error),
         }
