@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 
 /// The time every file carries when none is given (2024-01-01).
 pub const DEFAULT_TIME: u32 = 1_704_067_200;
-/// Where the authorities' certificates are on the machine that composes and, without the slash, in the image. TLS to hosts
-/// that prove who they are needs them.
+/// Where the authorities' certificates are on the machine that composes and, without the slash, in the image. TLS to
+/// hosts that prove who they are needs them.
 pub const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Folders that the first process mounts on.
 pub const MOUNT_POINTS: [&str; 8] = ["dev", "proc", "sys", "run", "tmp", "data", "etc", "bin"];
