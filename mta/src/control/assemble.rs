@@ -66,9 +66,18 @@ pub fn sources(config: &Config) -> Vec<EgressSource> {
 /// Our certificate; a self-signed one is made when there is none.
 pub fn server_tls(config: &Config) -> Result<tls::Server> {
     let (certificate, key) = (Path::new(&config.tls.certificate), Path::new(&config.tls.key));
-    if !certificate.exists() && !key.exists() {
-        let (chain, secret) = tls::self_signed(std::slice::from_ref(&config.hostname))?;
-        write_secret(key, &secret)?;
+    if !certificate.exists() {
+        let names = std::slice::from_ref(&config.hostname);
+        // A key alone is what a power cut between the two files leaves.
+        let chain = match std::fs::read_to_string(key) {
+            Ok(secret) => tls::self_signed_for(names, &secret)
+                .with_context(|| format!("tls.certificate: {} is missing", certificate.display()))?,
+            Err(_) => {
+                let (chain, secret) = tls::self_signed(names)?;
+                write_secret(key, &secret)?;
+                chain
+            }
+        };
         write_file(certificate, chain.as_bytes())?;
         let shown = certificate.display();
         tracing::warn!(certificate = %shown, "made a self-signed certificate; clients that verify refuse it");
