@@ -14,6 +14,8 @@ STATIC  := target/$(TRIPLE)/release
 # Programs that go into the disk image beside process 1, and the configuration of its boot.
 PROGRAMS ?= $(STATIC)/ringpost $(STATIC)/ringbench
 CONF    ?= sysimage/boot.conf
+# The authorities' certificates, from the package ca-certificates.
+CERTS   ?= /etc/ssl/certs/ca-certificates.crt
 CUTS    ?= 10
 SEED    ?= 1
 
@@ -23,8 +25,8 @@ GUEST_ENV = RINGPOST_KERNEL=$(abspath $(OUT)/kernel) RINGPOST_STATIC=$(abspath $
 
 kernel: $(OUT)/kernel/boot
 
-$(OUT)/kernel/boot:
-	cargo run -q --release -p ringpost-sysimage -- fetch-kernel $(OUT)/kernel
+$(OUT)/kernel/boot: | static
+	$(STATIC)/sysimage fetch-kernel $(OUT)/kernel
 
 # --target keeps build scripts and procedural macros dynamic; they can't be static.
 static:
@@ -35,7 +37,7 @@ static:
 
 image: kernel static
 	$(STATIC)/sysimage compose --kernel $(OUT)/kernel --conf $(CONF) \
-		$(foreach p,$(PROGRAMS),--program $(p)) --out $(OUT)/ringpost.img
+		$(foreach p,$(PROGRAMS),--program $(p)) --file $(CERTS)=$(CERTS) --out $(OUT)/ringpost.img
 
 guest-tests: kernel static
 	$(GUEST_ENV) cargo test -p ringpost-tests --test image -- --nocapture --test-threads=1

@@ -50,7 +50,7 @@ impl Default for DiskSpec {
         DiskSpec {
             esp_mib: 64,
             root_mib: 128,
-            data_mib: 128,
+            data_mib: 1024,
             cmdline: "console=tty0 console=ttyS0,115200 quiet panic=10".into(),
             boot_files: "/usr/lib/systemd/boot/efi".into(),
             bare_kernel: false,

@@ -73,6 +73,9 @@ struct Compose {
     /// A static program for /bin; may be given several times.
     #[arg(long = "program")]
     programs: Vec<PathBuf>,
+    /// A file and where it goes, FROM=TO; may be given several times.
+    #[arg(long = "file", value_parser = from_to)]
+    files: Vec<(PathBuf, String)>,
     /// A folder laid over / of the image.
     #[arg(long)]
     tree: Option<PathBuf>,
@@ -119,6 +122,11 @@ fn main() -> Result<()> {
     }
 }
 
+fn from_to(text: &str) -> Result<(PathBuf, String), String> {
+    let (from, to) = text.split_once('=').ok_or("expected FROM=TO")?;
+    Ok((from.into(), to.into()))
+}
+
 fn compose_image(arguments: Compose) -> Result<()> {
     let start = Instant::now();
     let init = match arguments.init {
@@ -135,6 +143,7 @@ fn compose_image(arguments: Compose) -> Result<()> {
         kernel: arguments.kernel,
         init,
         programs: arguments.programs,
+        files: arguments.files,
         tree: arguments.tree,
         conf,
         drivers: drivers.iter().map(|d| d.to_string()).collect(),

@@ -7,9 +7,11 @@
 //! | [`receiver`] | what arrives, and how a receiving server misbehaves |
 //! | [`crash`] | is anything lost or doubled when the server is killed |
 //! | [`dns`] | what does the DNS say, and how does it misbehave |
+//! | [`sim`] | does the process keep its promises whatever goes wrong |
 //! | [`tidy`] | does the tree keep its habits |
 //! | [`nbd`] | what is on a disk after the power was cut |
 //! | [`fuzz`] | does any string of bytes break a promise |
+//! | [`peers`] | do real clients and servers get along with us |
 //! | [`vm`] | how a guest is booted and read |
 
 pub mod client;
@@ -18,8 +20,10 @@ pub mod daemon;
 pub mod dns;
 pub mod fuzz;
 pub mod nbd;
+pub mod peers;
 pub mod place;
 pub mod receiver;
+pub mod sim;
 pub mod tidy;
 pub mod vm;
 pub mod wire;

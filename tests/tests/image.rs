@@ -25,9 +25,10 @@ fn composed_disk_is_reproducible_and_boots_under_firmware() {
     let spec = kit.spec(&["sysimage"], conf);
     let (one, two) = (place.path().join("one.img"), place.path().join("two.img"));
     let start = Instant::now();
-    let report = disk::compose(&spec, &DiskSpec::default(), &one).unwrap();
+    let small = DiskSpec { data_mib: 64, ..DiskSpec::default() };
+    let report = disk::compose(&spec, &small, &one).unwrap();
     let made = start.elapsed();
-    disk::compose(&spec, &DiskSpec::default(), &two).unwrap();
+    disk::compose(&spec, &small, &two).unwrap();
     assert!(std::fs::read(&one).unwrap() == std::fs::read(&two).unwrap(), "equal inputs, different bytes");
 
     let vars = place.path().join("vars.fd");
@@ -77,7 +78,7 @@ fn the_server_takes_and_delivers_a_message_in_a_guest_and_again_after_a_power_cu
     let Some(kit) = Kit::from_env().filter(|kit| kit.program("ringpost").is_file()) else { return };
     let place = Workplace::new("server").unwrap();
     let blank = place.path().join("data.ext4");
-    disk::make_ext4(&blank, 256, [9; 16], sysimage::compose::DEFAULT_TIME).unwrap();
+    disk::make_ext4(&blank, 896, [9; 16], sysimage::compose::DEFAULT_TIME).unwrap();
     let socket = place.path().join("disk.sock");
     let image = Volatile::new(std::fs::read(&blank).unwrap(), Honesty::Honest);
     let server = Server::start(image, &socket, Duration::ZERO).unwrap();

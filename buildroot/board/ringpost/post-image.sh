@@ -13,5 +13,6 @@ export PATH
 "${TARGET_DIR}/usr/bin/sysimage" compose --bare-kernel \
 	--kernel "${stage}" \
 	--program "${TARGET_DIR}/usr/bin/ringpost" \
+	--file "${TARGET_DIR}/etc/ssl/certs/ca-certificates.crt=etc/ssl/certs/ca-certificates.crt" \
 	--conf "${board}/../../../sysimage/boot.conf" \
 	--out "${BINARIES_DIR}/ringpost.img"

@@ -185,10 +185,10 @@ pub fn resolve(raw: Raw) -> Result<Config, Bad> {
         cores: raw.server.cores,
         driver: driver(&raw.server.driver)?,
         lab: raw.server.lab,
-        hot_bytes: raw.server.hot_mib * 1024 * 1024,
+        hot_bytes: raw.server.hot_mib.saturating_mul(1024 * 1024),
         spool: raw.spool,
         events_dir: PathBuf::from(raw.events.dir),
-        events_max: raw.events.max_mib * 1024 * 1024,
+        events_max: raw.events.max_mib.saturating_mul(1024 * 1024),
         tls: raw.tls,
         dns: raw.dns,
         dns_servers,
@@ -300,7 +300,7 @@ fn listener(i: usize, raw: &raw::Listener) -> Result<Listener, Bad> {
         Ok(address) => address,
         Err(_) => return bad(at("address"), format!("`{}` is no address:port; write 0.0.0.0:587", raw.address)),
     };
-    if raw.max_message_mib == 0 || raw.max_message_mib * 1024 * 1024 > queue::limits::MESSAGE_MAX {
+    if raw.max_message_mib == 0 || raw.max_message_mib > queue::limits::MESSAGE_MAX / (1024 * 1024) {
         return bad(at("max_message_mib"), "must be 1 to 50");
     }
     if raw.max_recipients < 100 || raw.max_recipients > queue::limits::RECIPIENTS_MAX {

@@ -22,6 +22,8 @@ use crate::smtp::server::{
 };
 use crate::tls;
 
+use super::durable;
+
 /// Settings of the resolver.
 #[must_use]
 pub fn resolver(config: &Config) -> ResolverConfig {
@@ -64,9 +66,18 @@ pub fn sources(config: &Config) -> Vec<EgressSource> {
 /// Our certificate; a self-signed one is made when there is none.
 pub fn server_tls(config: &Config) -> Result<tls::Server> {
     let (certificate, key) = (Path::new(&config.tls.certificate), Path::new(&config.tls.key));
-    if !certificate.exists() && !key.exists() {
-        let (chain, secret) = tls::self_signed(std::slice::from_ref(&config.hostname))?;
-        write_secret(key, &secret)?;
+    if !certificate.exists() {
+        let names = std::slice::from_ref(&config.hostname);
+        // A key alone is what a power cut between the two files leaves.
+        let chain = match std::fs::read_to_string(key) {
+            Ok(secret) => tls::self_signed_for(names, &secret)
+                .with_context(|| format!("tls.certificate: {} is missing", certificate.display()))?,
+            Err(_) => {
+                let (chain, secret) = tls::self_signed(names)?;
+                write_secret(key, &secret)?;
+                chain
+            }
+        };
         write_file(certificate, chain.as_bytes())?;
         let shown = certificate.display();
         tracing::warn!(certificate = %shown, "made a self-signed certificate; clients that verify refuse it");
@@ -99,26 +110,12 @@ pub fn dkim_keys(config: &Config) -> Result<Keyring> {
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-    }
-    std::fs::write(path, bytes).with_context(|| format!("writing {}", path.display()))
+    durable::write(path, bytes, 0o644).with_context(|| format!("writing {}", path.display()))
 }
 
 /// Writes a file only its owner may read.
 fn write_secret(path: &Path, text: &str) -> Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-    }
-    let mut file = std::fs::OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .mode(0o600)
-        .open(path)
-        .with_context(|| format!("writing {}", path.display()))?;
-    file.write_all(text.as_bytes()).with_context(|| format!("writing {}", path.display()))
+    durable::write(path, text.as_bytes(), 0o600).with_context(|| format!("writing {}", path.display()))
 }
 
 /// What the listeners let in.

@@ -2,6 +2,7 @@
 
 pub mod assemble;
 pub mod doctor;
+pub mod durable;
 pub mod init;
 pub mod run;
 pub mod serve;

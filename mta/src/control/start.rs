@@ -89,9 +89,29 @@ fn choose_cores(config: &Config) -> (usize, Vec<usize>) {
     (shards, cores)
 }
 
+/// Places where distributions keep the public certificate authorities.
+const AUTHORITIES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// The resolver's library insists on loading the machine's certificate authorities, though our DNS never speaks TLS. Where
+/// there are none (bare containers, small images) it is pointed at our own certificate instead of refusing to start.
+/// Our own verification uses the roots built in. Before any thread starts: the environment is not shared yet.
+fn mind_missing_authorities(config: &Config) {
+    let named = std::env::var_os("SSL_CERT_FILE").is_some() || std::env::var_os("SSL_CERT_DIR").is_some();
+    if !named && !AUTHORITIES.iter().any(|path| Path::new(path).exists()) {
+        std::env::set_var("SSL_CERT_FILE", &config.tls.certificate);
+    }
+}
+
 /// Starts everything a configuration asks for.
 pub fn start(config: &Config) -> Result<Running> {
     let mut remarks = Vec::new();
+    let server_tls = assemble::server_tls(config)?;
+    mind_missing_authorities(config);
     let (driver, remark) = choose_driver(config.driver)?;
     remarks.extend(remark);
     let (count, cores) = choose_cores(config);
@@ -108,7 +128,6 @@ pub fn start(config: &Config) -> Result<Running> {
     let status = spool.status();
     remarks.extend(status.reasons.iter().map(|r| format!("spool writer: {r}")));
     let (log, replay, ports) = open_ack_log(config, &spool, recovery.is_new(), count)?;
-    let server_tls = assemble::server_tls(config)?;
     let memory_path = PathBuf::from(&config.tls.memory);
     let memory = tls::Memory::load(&memory_path).with_context(|| {
         format!("tls.memory: {}: remove the file to start with an empty memory", memory_path.display())
@@ -198,7 +217,7 @@ fn open_spool(config: &Config) -> Result<(Arc<Spool>, Recovery)> {
     let mut settings = spool::Settings::new(PathBuf::from(&s.dir), rand::random());
     settings.segment_bytes = s.segment_mib * 1024 * 1024;
     settings.spares = s.spares;
-    settings.reserve_bytes = s.reserve_mib * 1024 * 1024;
+    settings.reserve_bytes = s.reserve_mib.saturating_mul(1024 * 1024);
     settings.reserve_percent = s.reserve_percent;
     settings.writer = match s.writer.as_str() {
         "ring" => WriterChoice::Ring,

@@ -128,7 +128,7 @@ async fn look(sources: &Sources) -> Status {
             add(&mut status, shard);
         }
     }
-    status.paths.sort_by(|a, b| b.waiting.cmp(&a.waiting));
+    status.paths.sort_by_key(|path| std::cmp::Reverse(path.waiting));
     status.paths.truncate(PATHS_MAX);
     status.stopped = sources.ledger.stopped.load(Ordering::Acquire);
     status.spool = spool_of(&sources.spool);

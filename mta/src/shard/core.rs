@@ -5,10 +5,11 @@
 //! chooses a source, hands the item to the path's owner -> `owner` waits, renders, hands out -> `owner` decides on
 //! the outcome where the reply was read -> [`Core::settled`] -> the ledger syncs -> [`Core::synced`] -> done, retired.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use queue::hold::HoldRules;
 use queue::scheduled::retry::RetrySchedule;
 use queue::scheduled::{Backlog, Classes, ClockState, NewMessage, NewRecipient, QueueKey, RcptKey, Taken};
 use queue::{Body, Class, Envelope, MoveReason, QueueName, SpoolId, UnixMillis, UnixSecs};
@@ -54,6 +55,21 @@ pub(super) enum AfterSync {
     Report(Box<ReportJob>),
 }
 
+/// Switches that take a protection away, so that a test can show that it would notice. All on otherwise.
+#[derive(Debug, Clone, Copy)]
+pub struct Protections {
+    /// A report is composed only after the verdicts it is about are synced.
+    pub report_after_sync: bool,
+    /// "Done" is written only after the events and reports are durable.
+    pub done_after_sync: bool,
+}
+
+impl Default for Protections {
+    fn default() -> Self {
+        Self { report_after_sync: true, done_after_sync: true }
+    }
+}
+
 /// Recipients taken from one queue at a turn; fairness between queues is per turn.
 pub(super) const TURN: usize = 64;
 /// Entries of the wheel touched in one step.
@@ -86,8 +102,8 @@ pub struct Core {
     /// Recipients handed to each path and class and not yet settled.
     pub(super) outstanding: HashMap<(PathKey, Class), usize>,
     /// Queues that wait for room on a path, or for an answer.
-    pub(super) waiting_room: HashMap<(PathKey, Class), HashSet<QueueKey>>,
-    waiting_route: HashMap<Question, HashSet<QueueKey>>,
+    pub(super) waiting_room: HashMap<(PathKey, Class), BTreeSet<QueueKey>>,
+    waiting_route: HashMap<Question, BTreeSet<QueueKey>>,
     /// Recipients whose delay was reported.
     pub(super) delayed: HashSet<(SpoolId, u16)>,
     owners: HashMap<PathKey, ShardId>,
@@ -95,9 +111,17 @@ pub struct Core {
     /// Delivery is switched off: everything stays queued.
     pub(super) paused: bool,
     stopped: bool,
+    protections: Protections,
 }
 
 impl Core {
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_protections(mut self, protections: Protections) -> Self {
+        self.protections = protections;
+        self
+    }
+
     /// An empty core. `seed` spreads retries and shuffles equal hosts.
     #[must_use]
     pub fn new(id: ShardId, policy: Arc<Policy>, placement: Arc<Placement>, now: Now, seed: u64) -> Self {
@@ -125,6 +149,7 @@ impl Core {
             taken: Vec::new(),
             paused: !policy.enabled,
             stopped: false,
+            protections: Protections::default(),
             policy,
         }
     }
@@ -218,6 +243,11 @@ impl Core {
         self.owner.set_policy(Arc::clone(&policy));
         self.paused = !policy.enabled;
         self.policy = policy;
+    }
+
+    /// What an operator holds, from now on.
+    pub fn set_holds(&mut self, rules: HoldRules) {
+        self.backlog.set_rules(rules);
     }
 
     /// The pool is done with an item of one of our paths.
@@ -391,10 +421,15 @@ impl Core {
     /// Counts a note to the ledger.
     pub(super) fn note(&mut self, event: Option<Box<Fact>>, then: Option<AfterSync>) {
         self.notes += 1;
-        if let Some(then) = then {
-            self.after_sync.push_back((self.notes, then));
-        }
         self.effects.push_back(Effect::Note(event));
+        match then {
+            Some(AfterSync::Report(job)) if !self.protections.report_after_sync => {
+                self.effects.push_back(Effect::Report(job));
+            }
+            Some(AfterSync::Done(key, id, index)) if !self.protections.done_after_sync => self.done(key, id, index),
+            Some(then) => self.after_sync.push_back((self.notes, then)),
+            None => {}
+        }
     }
 
     /// The ledger has synced the first `notes` notes of this shard, and all that was in the ack log before them.

@@ -17,10 +17,11 @@ use tokio::sync::{oneshot, Notify};
 use super::core::{Core, Fresh, Now};
 use super::effect::{Effect, Returned};
 use super::events;
+use super::held_back::HeldBack;
 use super::item::{PathKey, Settlement, ShardId};
 use super::jobs;
 use super::ledger::{LedgerState, Note, NoteQueue};
-use super::mail::ShardMail;
+use super::mail::{Composition, LoadedEnvelope, ShardMail};
 use crate::dns::Resolver;
 use crate::message::render::Pool;
 use crate::net::{self, Sender};
@@ -31,6 +32,9 @@ const TICK: Duration = Duration::from_millis(200);
 const LAG_MAX_MS: u64 = 250;
 /// Letters to other shards and jobs for the pool that found no room; beyond this the shard takes no new work.
 const OUTBOX_MAX: usize = 50_000;
+
+/// After the spool disk failed.
+const DISK_WAIT: Duration = Duration::from_secs(5);
 
 /// Everything a shard shares with the rest of the process.
 pub struct Links {
@@ -69,6 +73,7 @@ pub struct Shard {
     /// Letters, jobs and notes that found no room, in order.
     outbox: RefCell<VecDeque<Effect>>,
     notes: RefCell<VecDeque<Note>>,
+    held_back: RefCell<HeldBack>,
     work: RefCell<HashMap<PathKey, Rc<Notify>>>,
     effects: RefCell<Vec<Effect>>,
     /// Delivery connections that exist.
@@ -99,6 +104,7 @@ impl Shard {
             next_token: Cell::new(0),
             outbox: RefCell::new(VecDeque::new()),
             notes: RefCell::new(VecDeque::new()),
+            held_back: RefCell::new(HeldBack::default()),
             work: RefCell::new(HashMap::new()),
             effects: RefCell::new(Vec::new()),
             connections: Cell::new(0),
@@ -147,8 +153,9 @@ impl Shard {
     /// Nothing new is handed out: too much waits for other threads, or verdicts wait too long for the disk (the promise
     /// is that a power cut costs at most the last 250 ms).
     fn congested(&self) -> bool {
+        let waiting = self.outbox.borrow().len() + self.held_back.borrow().len();
         self.acks.borrow().lag(wall()) > LAG_MAX_MS
-            || self.outbox.borrow().len() > OUTBOX_MAX
+            || waiting > OUTBOX_MAX
             || self.notes.borrow().len() > OUTBOX_MAX
             || self.draining.get()
     }
@@ -183,13 +190,14 @@ impl Shard {
     }
 
     fn carry_out_one(self: &Rc<Self>, effect: Effect) {
+        let passed = self.held_back.borrow_mut().pass(effect);
+        let Some(effect) = passed else { return };
         match effect {
             Effect::Ack(entry) => {
                 if let Err(stop) = self.acks.borrow_mut().append(&entry) {
-                    // The entry is in the outbox: it goes first when there is room again.
                     self.links.ledger.stopped.store(true, Ordering::Release);
                     tracing::error!(%stop, "the ack log takes no more entries; delivery stops");
-                    self.outbox.borrow_mut().push_back(Effect::Ack(entry));
+                    self.held_back.borrow_mut().refused(entry);
                 }
             }
             Effect::Note(note) => self.note(note),
@@ -208,8 +216,9 @@ impl Shard {
     }
 
     fn retry_outbox(self: &Rc<Self>) {
+        let held_back = self.held_back.borrow_mut().take();
         let waiting = std::mem::take(&mut *self.outbox.borrow_mut());
-        for effect in waiting {
+        for effect in held_back.into_iter().chain(waiting) {
             self.carry_out_one(effect);
         }
         self.flush_notes();
@@ -380,10 +389,17 @@ impl Shard {
             ShardMail::Returned(item, how) => core.returned(*item, &how, now),
             ShardMail::Synced(notes) => core.synced(notes),
             ShardMail::Rendered(path, id, form, result) => core.rendered(&path, id, form, *result, now),
-            ShardMail::Loaded(mut settlement, envelope) => {
-                settlement.envelope = envelope;
-                core.loaded(*settlement, now);
-            }
+            ShardMail::Loaded(mut settlement, envelope) => match envelope {
+                LoadedEnvelope::Here(envelope) => {
+                    settlement.envelope = Some(envelope);
+                    core.loaded(*settlement, now);
+                }
+                LoadedEnvelope::Damaged => core.loaded(*settlement, now),
+                LoadedEnvelope::Later => {
+                    drop(core);
+                    self.post_later(Effect::Load(settlement));
+                }
+            },
             ShardMail::Composed(job, composed) => {
                 drop(core);
                 self.report(job, composed);
@@ -406,10 +422,11 @@ impl Shard {
     }
 
     /// Commits a report; what it is about is done once it is durable.
-    fn report(self: &Rc<Self>, job: Box<super::effect::ReportJob>, composed: Option<Box<super::mail::Composed>>) {
-        let Some(composed) = composed else {
-            self.core.borrow_mut().reported(&job);
-            return;
+    fn report(self: &Rc<Self>, job: Box<super::effect::ReportJob>, composed: Composition) {
+        let composed = match composed {
+            Composition::Made(composed) => composed,
+            Composition::Later => return self.post_later(Effect::Report(job)),
+            Composition::Impossible => return self.core.borrow_mut().reported(&job),
         };
         let shard = Rc::clone(self);
         net::spawn_local(async move {
@@ -422,10 +439,19 @@ impl Shard {
                 }
                 Err(refusal) => {
                     tracing::warn!(%refusal, about = %job.id, "a report could not be stored; tried again");
-                    net::sleep(Duration::from_secs(5)).await;
+                    net::sleep(DISK_WAIT).await;
                     shard.post(Effect::Report(job));
                 }
             }
+        });
+    }
+
+    /// What the disk did not let happen now is tried again.
+    fn post_later(self: &Rc<Self>, effect: Effect) {
+        let shard = Rc::clone(self);
+        net::spawn_local(async move {
+            net::sleep(DISK_WAIT).await;
+            shard.post(effect);
         });
     }
 

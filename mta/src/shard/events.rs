@@ -131,10 +131,11 @@ pub fn done(id: SpoolId, index: u16, now: UnixSecs) -> AckEntry {
     entry_of(id, index, AckKind::Done, now)
 }
 
-/// Held until someone decides.
+/// Held until someone decides. Carries the counts, or an earlier deferral would outrank it at the next start.
 #[must_use]
-pub fn held(id: SpoolId, index: u16, reason: HoldReason, now: UnixSecs) -> AckEntry {
-    entry_of(id, index, AckKind::Held(reason), now)
+pub fn held(id: SpoolId, recipient: &ItemRecipient, reason: HoldReason, now: UnixSecs) -> AckEntry {
+    let entry = entry_of(id, recipient.index, AckKind::Held(reason), now);
+    AckEntry { attempt: recipient.attempts, unknowns: recipient.unknowns, ..entry }
 }
 
 fn entry_of(id: SpoolId, rcpt: u16, kind: AckKind, time: UnixSecs) -> AckEntry {

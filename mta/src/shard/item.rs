@@ -18,7 +18,7 @@ use crate::message::render::BodyForm;
 pub type ShardId = u16;
 
 /// Names a path: which egress source to which site. The pair names a ready queue.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PathKey {
     /// Index of the egress source.
     pub source: u16,

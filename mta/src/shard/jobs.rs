@@ -12,7 +12,7 @@ use queue::{Body, Envelope, SpoolId};
 use super::driver::Links;
 use super::effect::{Effect, ReportJob};
 use super::item::{Item, PathKey, Settlement};
-use super::mail::{Composed, ShardMail};
+use super::mail::{Composed, Composition, LoadedEnvelope, ShardMail};
 use super::owner::RenderResult;
 use crate::bounce::dsn;
 use crate::message::key::Keyring;
@@ -45,7 +45,9 @@ impl RenderContext {
         Ok((Arc::new(envelope), body))
     }
 
-    fn render(&self, item: &Item, form: BodyForm) -> RenderResult {
+    /// Loads and signs an item.
+    #[must_use]
+    pub fn render(&self, item: &Item, form: BodyForm) -> RenderResult {
         let (envelope, body) = match self.stored(item) {
             Ok(stored) => stored,
             Err(ReadError::Io { source, .. }) => return RenderResult::ReadFailed(source.to_string()),
@@ -65,13 +67,40 @@ impl RenderContext {
         }
     }
 
-    fn compose(&self, id: SpoolId, job: &ReportJob) -> Option<Composed> {
-        let (envelope, body) = match self.spool.load(id, place(job.place)) {
-            Ok(Stored { envelope, body }) => (Arc::new(envelope), body),
-            // The envelope suffices for a report without the original.
+    /// Loads the envelope of a settlement made without an attempt.
+    #[must_use]
+    pub fn envelope_of(&self, settlement: &Settlement) -> LoadedEnvelope {
+        match self.spool.load_envelope(settlement.id, place(settlement.place)) {
+            Ok(envelope) => LoadedEnvelope::Here(Arc::new(envelope)),
+            Err(error @ ReadError::Io { .. }) => {
+                tracing::error!(id = %settlement.id, %error, "the spool disk failed a read; it is tried again");
+                LoadedEnvelope::Later
+            }
             Err(error) => {
+                tracing::error!(id = %settlement.id, %error, "no event and no report about a damaged message");
+                LoadedEnvelope::Damaged
+            }
+        }
+    }
+
+    /// Composes a report.
+    #[must_use]
+    pub fn compose(&self, job: &ReportJob) -> Composition {
+        let id = job.id;
+        let (envelope, body) = match (self.spool.load(id, place(job.place)), &job.envelope) {
+            (Ok(Stored { envelope, body }), _) => (Arc::new(envelope), body),
+            // The envelope suffices for a report without the original.
+            (Err(error), Some(envelope)) => {
                 tracing::error!(%id, %error, "a report goes out without the message it is about");
-                (job.envelope.clone()?, Body::from(Vec::new()))
+                (Arc::clone(envelope), Body::from(Vec::new()))
+            }
+            (Err(error @ ReadError::Io { .. }), None) => {
+                tracing::error!(%id, %error, "the spool disk failed a read; the report is tried again");
+                return Composition::Later;
+            }
+            (Err(error), None) => {
+                tracing::error!(%id, %error, "no report about a damaged message");
+                return Composition::Impossible;
             }
         };
         let when = job.when;
@@ -102,11 +131,14 @@ impl RenderContext {
     }
 
     /// A message of our own as a commit.
-    fn commit_of(&self, envelope: Envelope, body: Body) -> Option<Composed> {
-        let commit = commit(self.spool.next_id(), &envelope, body)
-            .inspect_err(|error| tracing::error!(%error, "a report could not be written; this is a defect of ours"))
-            .ok()?;
-        Some(Composed { commit, envelope: Arc::new(envelope) })
+    fn commit_of(&self, envelope: Envelope, body: Body) -> Composition {
+        match commit(self.spool.next_id(), &envelope, body) {
+            Ok(commit) => Composition::Made(Box::new(Composed { commit, envelope: Arc::new(envelope) })),
+            Err(error) => {
+                tracing::error!(%error, "a report could not be written; this is a defect of ours");
+                Composition::Impossible
+            }
+        }
     }
 }
 
@@ -137,19 +169,13 @@ pub fn render(links: &Links, path: PathKey, item: Box<Item>, form: BodyForm) -> 
 
 /// Loads the envelope of a settlement made without an attempt.
 pub fn load(links: &Links, settlement: Box<Settlement>) -> Option<Effect> {
-    let spool = Arc::clone(&links.spool);
+    let context = Arc::clone(&links.render);
     let back = links.mailboxes.get(usize::from(links.id))?.clone();
     if links.pool.is_full() {
         return Some(Effect::Load(settlement));
     }
     let job = Box::new(move || {
-        let envelope = match spool.load_envelope(settlement.id, place(settlement.place)) {
-            Ok(envelope) => Some(Arc::new(envelope)),
-            Err(error) => {
-                tracing::error!(id = %settlement.id, %error, "no event and no report about a damaged message");
-                None
-            }
-        };
+        let envelope = context.envelope_of(&settlement);
         deliver(&back, ShardMail::Loaded(settlement, envelope));
     });
     submit(links, job);
@@ -164,7 +190,7 @@ pub fn compose(links: &Links, job: Box<ReportJob>) -> Option<Effect> {
         return Some(Effect::Report(job));
     }
     let work = Box::new(move || {
-        let composed = context.compose(job.id, &job).map(Box::new);
+        let composed = context.compose(&job);
         deliver(&back, ShardMail::Composed(job, composed));
     });
     submit(links, work);

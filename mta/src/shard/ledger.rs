@@ -9,12 +9,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
-use queue::ack::{AckEntry, AckKind, AckLog, Compacted, DirStore};
-use queue::{SpoolId, UnixSecs};
+use queue::ack::{AckEntry, AckKind, AckLog, Compacted, DirStore, LogStore};
+use queue::{SpoolId, UnixMillis, UnixSecs};
 
 use super::mail::ShardMail;
 use crate::net::Sender;
-use crate::record::EventLog;
+use crate::record::log::LogFull;
+use crate::record::{Event, EventLog};
 
 use super::events::Fact;
 
@@ -36,6 +37,12 @@ pub type Note = Option<Box<Fact>>;
 pub struct NoteQueue(Arc<ArrayQueue<Note>>);
 
 impl NoteQueue {
+    /// Room for this many notes.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
+        Self(Arc::new(ArrayQueue::new(most)))
+    }
+
     /// Adds a note; gives it back at the bound.
     pub fn push(&self, note: Note) -> Result<(), Note> {
         self.0.push(note)
@@ -96,25 +103,113 @@ pub struct Ledger {
     thread: Option<JoinHandle<()>>,
 }
 
-struct Rounds {
-    log: AckLog<DirStore>,
-    events: EventLog,
-    shards: Vec<(NoteQueue, Sender<ShardMail>)>,
+/// Where events are made durable.
+pub trait EventSink {
+    /// Adds an event; durable after the next sync.
+    ///
+    /// # Errors
+    /// No room; nothing is added.
+    fn append(&mut self, event: &Event) -> Result<(), LogFull>;
+    /// Bytes waiting for a sync.
+    fn pending(&self) -> usize;
+    /// Makes everything added durable.
+    ///
+    /// # Errors
+    /// What the disk said; the next call tries again.
+    fn sync(&mut self) -> std::io::Result<()>;
+}
+
+impl EventSink for EventLog {
+    fn append(&mut self, event: &Event) -> Result<(), LogFull> {
+        EventLog::append(self, event)
+    }
+
+    fn pending(&self) -> usize {
+        EventLog::pending(self)
+    }
+
+    fn sync(&mut self) -> std::io::Result<()> {
+        EventLog::sync(self)
+    }
+}
+
+/// The steps of a round, to be taken in their order. The thread takes them, and so does the simulator.
+pub struct Rounds<S: LogStore, E> {
+    /// The ack log.
+    pub log: AckLog<S>,
+    /// The event log.
+    pub events: E,
+    queues: Vec<NoteQueue>,
     taken: Vec<u64>,
+    nodeid: String,
+}
+
+impl<S: LogStore, E: EventSink> Rounds<S, E> {
+    /// Over these logs, for the shards behind these queues.
+    pub fn new(log: AckLog<S>, events: E, queues: Vec<NoteQueue>, nodeid: &str) -> Self {
+        let taken = vec![0; queues.len()];
+        Self { log, events, queues, taken, nodeid: nodeid.to_owned() }
+    }
+
+    /// First: whatever was noted until now. Every verdict these notes stand on is in the ack log already.
+    pub fn take_notes(&mut self) {
+        for (notes, taken) in self.queues.iter().zip(&mut self.taken) {
+            // Bounded, so that one busy shard does not keep the round from ending.
+            for _ in 0..NOTES_MAX {
+                // While the event log can't be written, notes wait in the shards' queues: none is lost.
+                if self.events.pending() > PENDING_MAX {
+                    break;
+                }
+                let Some(note) = notes.0.pop() else { break };
+                *taken += 1;
+                if let Some(fact) = note {
+                    if self.events.append(&fact.event(&self.nodeid)).is_err() {
+                        tracing::error!("an event was lost: the event log's buffer is full");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Second: the verdicts.
+    ///
+    /// # Errors
+    /// The disk, in words.
+    pub fn sync_log(&mut self, now: UnixMillis) -> Result<(), String> {
+        self.log.sync(now).map(|_| ()).map_err(|e| e.to_string())
+    }
+
+    /// Third: the events.
+    ///
+    /// # Errors
+    /// The disk, in words.
+    pub fn sync_events(&mut self) -> Result<(), String> {
+        self.events.sync().map_err(|e| format!("the event log can't be written ({e}); look after its disk"))
+    }
+
+    /// Fourth, when both were synced: so many notes of each shard are durable.
+    #[must_use]
+    pub fn taken(&self) -> &[u64] {
+        &self.taken
+    }
+}
+
+struct Work {
+    rounds: Rounds<DirStore, EventLog>,
+    mailboxes: Vec<Sender<ShardMail>>,
     told: Vec<u64>,
     may_hold: MayHold,
     state: Arc<LedgerState>,
     /// Folder of the ack log, for the compaction's own look at it.
     folder: PathBuf,
     compaction: Option<JoinHandle<std::io::Result<Compacted>>>,
-    nodeid: String,
 }
 
 impl Ledger {
     /// Queues for this many shards.
     #[must_use]
     pub fn queues(shards: usize) -> Vec<NoteQueue> {
-        (0..shards).map(|_| NoteQueue(Arc::new(ArrayQueue::new(NOTES_MAX)))).collect()
+        (0..shards).map(|_| NoteQueue::new(NOTES_MAX)).collect()
     }
 
     /// Starts the thread. `may_hold` says whether the spool could still hold a message.
@@ -128,19 +223,17 @@ impl Ledger {
     ) -> std::io::Result<Self> {
         let state = Arc::new(LedgerState::default());
         let count = shards.len();
-        let mut rounds = Rounds {
-            log,
-            events,
-            shards,
-            taken: vec![0; count],
+        let (queues, mailboxes) = shards.into_iter().unzip();
+        let mut work = Work {
+            rounds: Rounds::new(log, events, queues, nodeid),
+            mailboxes,
             told: vec![0; count],
             may_hold,
             state: Arc::clone(&state),
             folder: folder.to_owned(),
             compaction: None,
-            nodeid: nodeid.to_owned(),
         };
-        let thread = std::thread::Builder::new().name("ledger".into()).spawn(move || rounds.run())?;
+        let thread = std::thread::Builder::new().name("ledger".into()).spawn(move || work.run())?;
         Ok(Self { state, thread: Some(thread) })
     }
 
@@ -155,7 +248,7 @@ impl Ledger {
     }
 }
 
-impl Rounds {
+impl Work {
     fn run(&mut self) {
         loop {
             let last = self.state.stop.load(Ordering::Acquire);
@@ -169,28 +262,11 @@ impl Rounds {
     }
 
     fn round(&mut self) {
-        for (shard, (notes, _)) in self.shards.iter().enumerate() {
-            // Bounded, so that one busy shard does not keep the round from ending.
-            for _ in 0..NOTES_MAX {
-                // While the event log can't be written, notes wait in the shards' queues: none is lost.
-                if self.events.pending() > PENDING_MAX {
-                    break;
-                }
-                let Some(note) = notes.0.pop() else { break };
-                self.taken[shard] += 1;
-                if let Some(fact) = note {
-                    if self.events.append(&fact.event(&self.nodeid)).is_err() {
-                        tracing::error!("an event was lost: the event log's buffer is full");
-                    }
-                }
-            }
-        }
+        self.rounds.take_notes();
         for entry in std::mem::take(&mut *self.state.entries.lock().unwrap_or_else(PoisonError::into_inner)) {
-            self.log.append(entry);
+            self.rounds.log.append(entry);
         }
-        let synced = self.log.sync(super::driver::wall()).map_err(|e| e.to_string()).and_then(|_| {
-            self.events.sync().map_err(|e| format!("the event log can't be written ({e}); look after its disk"))
-        });
+        let synced = self.rounds.sync_log(super::driver::wall()).and_then(|()| self.rounds.sync_events());
         match synced {
             Ok(()) => {
                 if self.state.stopped.swap(false, Ordering::AcqRel) {
@@ -214,7 +290,7 @@ impl Rounds {
         if highest == 0 {
             return;
         }
-        if let Err(error) = self.log.settle(SpoolId(highest)) {
+        if let Err(error) = self.rounds.log.settle(SpoolId(highest)) {
             tracing::warn!(%error, "the ack log's damage could not be settled; the next start holds the same again");
         }
     }
@@ -223,14 +299,14 @@ impl Rounds {
     fn compact(&mut self) {
         if let Some(done) = self.compaction.take_if(|job| job.is_finished()) {
             let result = done.join().unwrap_or_else(|_| Err(std::io::Error::other("it ended in a panic")));
-            if let Err(error) = result.and_then(|compacted| self.log.finish_compaction(compacted)) {
+            if let Err(error) = result.and_then(|compacted| self.rounds.log.finish_compaction(compacted)) {
                 tracing::warn!(%error, "the ack log could not be compacted; it grows until it can");
             }
         }
-        if self.compaction.is_some() || !self.log.wants_compaction() {
+        if self.compaction.is_some() || !self.rounds.log.wants_compaction() {
             return;
         }
-        let job = match self.log.begin_compaction() {
+        let job = match self.rounds.log.begin_compaction() {
             Ok(job) => job,
             Err(error) => return tracing::warn!(%error, "the ack log could not be compacted; it grows until it can"),
         };
@@ -240,11 +316,10 @@ impl Rounds {
     }
 
     fn tell(&mut self) {
-        for (shard, (_, mailbox)) in self.shards.iter().enumerate() {
-            let taken = self.taken[shard];
+        for ((mailbox, taken), told) in self.mailboxes.iter().zip(self.rounds.taken()).zip(&mut self.told) {
             // A full mailbox hears the next round: the number only grows.
-            if taken > self.told[shard] && mailbox.send(ShardMail::Synced(taken)).is_ok() {
-                self.told[shard] = taken;
+            if taken > told && mailbox.send(ShardMail::Synced(*taken)).is_ok() {
+                *told = *taken;
             }
         }
     }

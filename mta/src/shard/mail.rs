@@ -24,10 +24,10 @@ pub enum ShardMail {
     Synced(u64),
     /// The pool is done with an item.
     Rendered(PathKey, SpoolId, BodyForm, Box<RenderResult>),
-    /// The pool has loaded the envelope of a settlement made without an attempt; `None` when it can't be read.
-    Loaded(Box<Settlement>, Option<Arc<Envelope>>),
-    /// The pool has composed a report; `None` when there is nothing to send.
-    Composed(Box<ReportJob>, Option<Box<Composed>>),
+    /// The pool has loaded the envelope of a settlement made without an attempt.
+    Loaded(Box<Settlement>, LoadedEnvelope),
+    /// The pool has composed a report.
+    Composed(Box<ReportJob>, Composition),
     /// A message found on disk at start.
     Recovered(Box<super::recovery::RecoveredMessage>),
     /// Everything on disk has been scheduled.
@@ -42,6 +42,26 @@ pub enum ShardMail {
     Policy(Arc<super::policy::Policy>),
     /// Stop: finish what is under way, give the rest back.
     Drain,
+}
+
+/// What became of loading an envelope.
+pub enum LoadedEnvelope {
+    /// It is here.
+    Here(Arc<Envelope>),
+    /// The disk failed the read: to be asked again, or events and reports would be missing.
+    Later,
+    /// Its bytes are not what was written.
+    Damaged,
+}
+
+/// What became of composing a report.
+pub enum Composition {
+    /// To be committed.
+    Made(Box<Composed>),
+    /// The disk failed a read: to be asked again.
+    Later,
+    /// There is nothing that could be sent.
+    Impossible,
 }
 
 /// A report ready to be committed.

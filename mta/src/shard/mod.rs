@@ -7,6 +7,7 @@ pub mod driver;
 pub mod effect;
 pub mod events;
 pub mod feed;
+pub mod held_back;
 pub mod item;
 pub mod jobs;
 pub mod leases;

@@ -1,7 +1,7 @@
 //! The owner's side of a shard: one ready queue per path, and what its connections are told. Connections are only
 //! counted here; the driver runs them and asks [`Owner::next`] for work.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use queue::{Body, BodyFlags, BounceClass, Envelope, HoldReason, MoveReason, Outcome, OutcomeKind, SpoolId};
@@ -71,7 +71,7 @@ pub struct PeerLimits {
 pub struct Owner {
     shard: ShardId,
     policy: Arc<Policy>,
-    paths: HashMap<PathKey, Path>,
+    paths: BTreeMap<PathKey, Path>,
     /// Items on the pool, by path, message and form; recipients that come later join them.
     rendering: HashMap<(PathKey, SpoolId, BodyForm), Box<Item>>,
     random: u64,
@@ -83,7 +83,7 @@ impl Owner {
     #[must_use]
     pub fn new(shard: ShardId, policy: Arc<Policy>) -> Self {
         let leases = Leases::new(shard, policy.shards);
-        Self { shard, policy, paths: HashMap::new(), rendering: HashMap::new(), random: u64::from(shard) + 1, leases }
+        Self { shard, policy, paths: BTreeMap::new(), rendering: HashMap::new(), random: u64::from(shard) + 1, leases }
     }
 
     /// The settings changed.
@@ -111,6 +111,11 @@ impl Owner {
             .entry(key.clone())
             .or_insert_with(|| Path::new(key, Arc::clone(&item.plan), ready_max, idle_max));
         path.plan = Arc::clone(&item.plan);
+        if !path.has_room(item.class) {
+            // Before the pool has signed it in vain.
+            effects.push_back(Effect::Return(item.home, item, Returned::Back(MoveReason::NoRoom, None)));
+            return;
+        }
         if item.body.is_some() && item.envelope.is_some() && !self.policy.signs {
             path.stage(item);
         } else {
@@ -123,6 +128,9 @@ impl Owner {
         if let Some(under_way) = self.rendering.get_mut(&key) {
             under_way.recipients.extend(item.recipients);
             return;
+        }
+        if let Some(path) = self.paths.get_mut(&item.path) {
+            path.rendering += 1;
         }
         effects.push_back(Effect::Render(item.path.clone(), item.clone(), form));
         self.rendering.insert(key, item);
@@ -139,6 +147,9 @@ impl Owner {
         effects: &mut VecDeque<Effect>,
     ) {
         let Some(mut item) = self.rendering.remove(&(path.clone(), id, form)) else { return };
+        if let Some(path) = self.paths.get_mut(path) {
+            path.rendering -= 1;
+        }
         match result {
             RenderResult::Done { prefix, body, envelope, flags } => {
                 item.flags = flags;
@@ -336,7 +347,9 @@ impl Owner {
     /// Gives everything that waits back, because the process stops.
     pub fn drain(&mut self, effects: &mut VecDeque<Effect>) {
         let mut items: Vec<Box<Item>> = self.rendering.drain().map(|(_, item)| item).collect();
+        items.sort_by(|a, b| (a.id, &a.path).cmp(&(b.id, &b.path)));
         for path in self.paths.values_mut() {
+            path.rendering = 0;
             items.extend(path.drain());
         }
         for item in items {

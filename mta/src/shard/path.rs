@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use queue::ready::{Ordering, ReadyQueue};
-use queue::{Outcome, OutcomeKind, SpoolId};
+use queue::{Class, Outcome, OutcomeKind, SpoolId};
 
 use super::core::Now;
 use super::effect::Effect;
@@ -39,6 +39,8 @@ pub struct Path {
     #[expect(clippy::vec_box, reason = "items move between queues as boxes; unboxing here would copy them twice")]
     staged: Vec<Box<Item>>,
     staged_by_id: HashMap<SpoolId, usize>,
+    /// Items on the pool for this path.
+    pub(super) rendering: usize,
     shaper: PathShaper,
     held: Option<(Instant, Rule)>,
 }
@@ -60,6 +62,7 @@ impl Path {
             rest: None,
             staged: Vec::new(),
             staged_by_id: HashMap::new(),
+            rendering: 0,
             held: None,
         }
     }
@@ -74,6 +77,12 @@ impl Path {
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.queue.len() + usize::from(self.rest.is_some()) + self.staged.len()
+    }
+
+    /// True when one more item of this class would find room, counted with those on the pool and staged.
+    #[must_use]
+    pub fn has_room(&self, class: Class) -> bool {
+        self.queue.room(class) > self.rendering + self.staged.len()
     }
 
     /// Puts an item where [`Path::unstage`] finds it; recipients of one message become one item.

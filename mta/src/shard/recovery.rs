@@ -6,8 +6,9 @@ use queue::spool::Recovered;
 use queue::{BounceClass, MoveReason, Outcome, OutcomeKind, SpoolId, UnixSecs};
 
 use super::core::{Core, Now};
-use super::decide::Decision;
+use super::decide::{Decision, UNKNOWNS_MAX};
 use super::effect::Effect;
+use super::events;
 use super::item::{PathKey, Settled, Settlement};
 
 /// After a start an intent without a verdict waits at least this long: the site may still be at work on it.
@@ -96,24 +97,17 @@ impl Core {
             tracing::error!(id = %message.id, "the backlog is full; the message waits on disk for the next start");
             return;
         };
-        if message.states.iter().any(|s| matches!(s, RcptState::Decided { .. })) {
-            self.repeat_consequences(&message, key);
+        if message.states.iter().any(|s| end_of(s).is_some()) {
+            self.repeat_consequences(&message, key, now);
         }
     }
 
     /// Verdicts whose consequences may be missing: events, reports and "done" are repeated; their ids are the same.
-    fn repeat_consequences(&mut self, message: &RecoveredMessage, key: queue::scheduled::MsgKey) {
-        let decided: Vec<_> = message
-            .states
-            .iter()
-            .enumerate()
-            .filter_map(|(index, state)| match state {
-                RcptState::Decided { kind, code, attempts } => Some((index, *kind, *code, *attempts)),
-                _ => None,
-            })
-            .collect();
+    fn repeat_consequences(&mut self, message: &RecoveredMessage, key: queue::scheduled::MsgKey, now: Now) {
+        let ends: Vec<_> = message.states.iter().map(end_of).collect();
         let mut taken = Vec::new();
-        self.backlog.take_recipients(key, |index| decided.iter().any(|(i, ..)| *i == usize::from(index)), &mut taken);
+        let has_end = |index: u16| matches!(ends.get(usize::from(index)), Some(Some(_)));
+        self.backlog.take_recipients(key, has_end, &mut taken);
         let mut recipients = Vec::new();
         for t in taken {
             if message.reported.contains(&t.index) {
@@ -121,21 +115,21 @@ impl Core {
                 self.done(t.rcpt, t.id, t.index);
                 continue;
             }
-            let Some((_, kind, code, attempts)) = decided.iter().find(|(i, ..)| *i == usize::from(t.index)) else {
-                continue;
-            };
+            let Some(Some((outcome, attempts))) = ends.get(usize::from(t.index)) else { continue };
+            let decision = Decision { outcome: outcome.clone(), attempts: *attempts, unknowns: t.unknowns, due: None };
+            if outcome.class == BounceClass::PossibleDuplicate {
+                // Decided here and now; the others have their verdict in the log.
+                self.effects.push_back(Effect::Ack(events::verdict(message.id, t.index, &decision, now.wall)));
+            }
+            // Whether the peer would have reported a delivery is forgotten: better to say "relayed" than nothing.
+            let relayed = outcome.kind == OutcomeKind::Delivered;
             recipients.push(Settled {
                 key: t.rcpt,
                 index: t.index,
-                decision: Decision {
-                    outcome: repeated(*kind, *code),
-                    attempts: *attempts,
-                    unknowns: t.unknowns,
-                    due: None,
-                },
+                decision,
                 remote: String::new(),
                 event: None,
-                relayed: false,
+                relayed,
             });
         }
         if recipients.is_empty() {
@@ -155,6 +149,24 @@ impl Core {
     /// Everything found at start is here.
     pub fn recovery_done(&mut self) {
         tracing::info!(totals = ?self.backlog.totals(), "everything on disk is scheduled");
+    }
+}
+
+/// The end a recipient has come to, with its attempts: by a verdict, or because the second Unknown is the last.
+fn end_of(state: &RcptState) -> Option<(Outcome, u16)> {
+    match state {
+        RcptState::Decided { kind, code, attempts } => Some((repeated(*kind, *code), *attempts)),
+        RcptState::Unknown { attempts, unknowns, .. } if *unknowns >= UNKNOWNS_MAX => {
+            let outcome = Outcome {
+                kind: OutcomeKind::Failed,
+                code: 0,
+                enhanced: [5, 4, 2],
+                text: "the process ended while the last byte was on its way; it may have been delivered".into(),
+                class: BounceClass::PossibleDuplicate,
+            };
+            Some((outcome, *attempts))
+        }
+        _ => None,
     }
 }
 
@@ -188,6 +200,9 @@ fn recipient<'a>(
             due: due.or(not_before).unwrap_or(now.wall),
             ..base
         },
+        RcptState::Unknown { attempts, unknowns, .. } if *unknowns >= UNKNOWNS_MAX => {
+            NewRecipient { attempts: *attempts, unknowns: *unknowns, due: UnixSecs(u32::MAX), ..base }
+        }
         RcptState::Unknown { attempts, unknowns, since, due } => NewRecipient {
             attempts: *attempts,
             unknowns: *unknowns,

@@ -2,6 +2,7 @@
 //! already; final means that its consequences are durable before "done" is.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use queue::scheduled::{QueueKey, RcptKey, Taken};
 use queue::{BounceClass, Class, Envelope, HoldReason, MoveReason, Outcome, OutcomeKind, QueueName, SpoolId};
@@ -10,10 +11,12 @@ use super::core::{AfterSync, Core, Now, TURN};
 use super::decide::{decide, Before};
 use super::effect::{Effect, ReportJob, ReportRecipient, Returned};
 use super::events;
-use super::item::{Item, PathKey, Settled, Settlement};
+use super::item::{Item, ItemRecipient, PathKey, Settled, Settlement};
 use crate::bounce::consequence::{consequence, Action, Consequence, Said, Tried};
 use crate::dns::RouteError;
 
+/// A queue whose path's owner had no room is looked at again after this.
+const NO_ROOM_WAIT: Duration = Duration::from_secs(1);
 /// Expired recipients looked at in one step.
 const EXPIRED_TURN: usize = 1000;
 
@@ -114,19 +117,33 @@ impl Core {
         match how {
             Returned::Back(reason, until) => {
                 self.backlog.drain_ready_back(&keys, until.unwrap_or(now.wall), *reason);
+                if *reason == MoveReason::NoRoom {
+                    self.pause_queues(&keys, item.class, now);
+                }
             }
             Returned::Held(reason) => {
-                for (key, recipient) in keys.iter().zip(&item.recipients) {
-                    self.hold(*key, item.id, recipient.index, *reason);
+                for recipient in &item.recipients {
+                    self.hold(item.id, recipient, *reason);
                 }
             }
         }
     }
 
+    /// The owner had no room: other shards fill it, so no settlement of ours will say when there is some. Without a
+    /// pause the queue would go back and forth without end.
+    fn pause_queues(&mut self, keys: &[RcptKey], class: Class, now: Now) {
+        let mut queues: Vec<QueueKey> =
+            keys.iter().filter_map(|key| self.backlog.explain(*key)).map(|info| info.queue).collect();
+        queues.dedup();
+        for queue in queues {
+            self.backlog.stall(queue, Some(class), now.wall.plus(NO_ROOM_WAIT));
+        }
+    }
+
     /// Holds a recipient, durably.
-    pub(super) fn hold(&mut self, key: RcptKey, id: SpoolId, index: u16, reason: HoldReason) {
-        self.backlog.hold(key, reason);
-        self.effects.push_back(Effect::Ack(events::held(id, index, reason, self.wall)));
+    fn hold(&mut self, id: SpoolId, recipient: &ItemRecipient, reason: HoldReason) {
+        self.backlog.hold(recipient.key, reason);
+        self.effects.push_back(Effect::Ack(events::held(id, recipient, reason, self.wall)));
     }
 
     /// The queue's route is refused: for now, or for good.

@@ -5,7 +5,6 @@
 //! hurts.
 
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -14,7 +13,7 @@ use super::entry::{AckEntry, ENTRY};
 use super::frame::{Frame, FrameKind};
 use super::load::{load, FileName, Loaded};
 use super::replay::{Builder, DamageCause, Replay};
-use super::ring::{self, AckPort, AckSeq, AckStop, Health, RingId, RingReader, RING_ENTRIES};
+use super::ring::{self, AckPort, AckSeq, AckStop, Health, RingId, RingReader, Rings, RING_ENTRIES};
 use super::store::LogStore;
 use super::Protections;
 use crate::limits::BLOCK;
@@ -70,7 +69,7 @@ pub struct Synced {
 #[derive(Debug)]
 pub struct AckLog<S: LogStore> {
     pub(super) store: S,
-    shm: PathBuf,
+    rings: Rings,
     options: AckOptions,
     pub(super) identity: u128,
     pub(super) epoch: u64,
@@ -102,7 +101,7 @@ pub struct AckLog<S: LogStore> {
 const IDLE_SYNCS: u32 = 5;
 
 impl<S: LogStore> AckLog<S> {
-    /// Opens the log in `store` with its rings in `shm` (a folder in tmpfs), and says where every recipient stands.
+    /// Opens the log in `store` with its rings in `rings` (a folder in tmpfs), and says where every recipient stands.
     ///
     /// What stood in the rings is in the files when this returns. `spool_is_new` says that the spool has never accepted
     /// a message: only then may the log be missing. Open the log before the first message is accepted.
@@ -111,13 +110,14 @@ impl<S: LogStore> AckLog<S> {
     /// [`AckOpenError`]. Damage is no error: it is in the replay's report.
     pub fn open(
         store: S,
-        shm: &Path,
+        rings: impl Into<Rings>,
         identity: u128,
         spool_is_new: bool,
         options: AckOptions,
     ) -> Result<(Self, Replay), AckOpenError> {
         let mut store = store;
-        std::fs::create_dir_all(shm)?;
+        let place = rings.into();
+        place.prepare()?;
         let mut builder = Builder::new();
         let loaded = load(&mut store, identity, &mut builder, |_| true)?;
         if loaded.foreign {
@@ -127,13 +127,13 @@ impl<S: LogStore> AckLog<S> {
         if loaded.is_empty() && !spool_is_new {
             builder.lost(DamageCause::LogMissing, 0, u64::MAX, loaded.epoch);
         }
-        let rings = ring::find(shm)?;
+        let rings = ring::find(&place)?;
         let mut found = absorb(&rings, identity, loaded.epoch, options.protections, &mut builder);
         found.extend_from_slice(&loaded.salvaged);
-        let mut log = Self::start(store, shm, identity, &loaded, options)?;
+        let mut log = Self::start(store, place, identity, &loaded, options)?;
         log.write_opening(&loaded, &builder, noted, &found)?;
         for ring in rings.iter().filter(|ring| !ring.is_of_another(identity)) {
-            std::fs::remove_file(&ring.path)?;
+            log.rings.remove(&ring.name)?;
         }
         for name in &loaded.temporary {
             log.store.remove(name)?;
@@ -142,7 +142,7 @@ impl<S: LogStore> AckLog<S> {
     }
 
     /// Goes behind what was found: a new file, the old one ended.
-    fn start(mut store: S, shm: &Path, identity: u128, loaded: &Loaded, options: AckOptions) -> io::Result<Self> {
+    fn start(mut store: S, rings: Rings, identity: u128, loaded: &Loaded, options: AckOptions) -> io::Result<Self> {
         let last = loaded.logs.last();
         // An empty last file is the spare of the process before.
         let spare = last.filter(|file| file.used == 0 && file.len == options.file_bytes).map(|file| file.number);
@@ -153,7 +153,7 @@ impl<S: LogStore> AckLog<S> {
         let closed: Vec<u64> = loaded.logs.iter().map(|log| log.number).filter(|number| *number != file).collect();
         Ok(Self {
             store,
-            shm: shm.to_owned(),
+            rings,
             options,
             identity,
             epoch: loaded.epoch,
@@ -227,7 +227,7 @@ impl<S: LogStore> AckLog<S> {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let id = RingId { identity: self.identity, epoch: self.epoch, port: shard };
-        let (port, reader) = ring::create(&self.shm, id, self.options.ring_entries, &self.health)?;
+        let (port, reader) = ring::create(&self.rings, id, self.options.ring_entries, &self.health)?;
         self.readers.push(reader);
         Ok(port)
     }

@@ -24,7 +24,7 @@ pub use entry::{AckEntry, AckKind, ENTRY};
 pub use log::{AckLog, AckOpenError, AckOptions, Synced};
 pub use memory::MemoryStore;
 pub use replay::{Damage, DamageCause, RcptState, Replay, ReplayReport};
-pub use ring::{AckPort, AckSeq, AckStop};
+pub use ring::{AckPort, AckSeq, AckStop, MemoryRings, Rings};
 pub use store::{DirStore, LogStore};
 
 /// Protections that the mutant run takes away one at a time, to prove that the checks notice. All on otherwise.

@@ -5,16 +5,17 @@
 //! entries are durable, publishes that. After kill -9 whatever stands in the file with a valid checksum is replayed.
 //! Pages are written once before the map is used: a full tmpfs is an error at the start, not a SIGBUS later.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use memmap2::MmapMut;
 
-use super::entry::{AckEntry, ENTRY};
+use super::entry::{AckEntry, AckKind, ENTRY};
 use crate::UnixMillis;
 
 /// Bytes before the first slot.
@@ -37,6 +38,73 @@ pub enum AckStop {
     /// The ring is full: the ledger thread is late.
     #[error("the ack ring is full: the disk is too slow")]
     Full,
+}
+
+/// Where rings are kept.
+#[derive(Clone, Debug)]
+pub enum Rings {
+    /// A folder in tmpfs.
+    Dir(PathBuf),
+    /// Memory of this process, for tests and the simulator: outlives a process that is only simulated.
+    Memory(MemoryRings),
+}
+
+impl<P: AsRef<Path> + ?Sized> From<&P> for Rings {
+    fn from(dir: &P) -> Self {
+        Self::Dir(dir.as_ref().to_owned())
+    }
+}
+
+type Bytes = Arc<Mutex<Vec<u8>>>;
+
+/// Rings by file name.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryRings(Arc<Mutex<BTreeMap<String, Bytes>>>);
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl MemoryRings {
+    /// What a power cut does to tmpfs.
+    pub fn clear(&self) {
+        lock(&self.0).clear();
+    }
+
+    /// Changes the bytes of each ring in turn, as a death in the midst of an append does.
+    pub fn damage(&self, mut change: impl FnMut(&str, &mut [u8])) {
+        for (name, bytes) in lock(&self.0).iter() {
+            change(name, &mut lock(bytes));
+        }
+    }
+}
+
+/// The producer's sight of a ring.
+#[derive(Debug)]
+enum Slots {
+    Mapped(MmapMut),
+    Memory(Bytes),
+}
+
+/// The reader's sight of a ring.
+#[derive(Debug)]
+enum Source {
+    File(File),
+    Memory(Bytes),
+}
+
+impl Source {
+    fn read_exact_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
+        match self {
+            Self::File(file) => file.read_exact_at(out, offset),
+            Self::Memory(bytes) => {
+                let bytes = lock(bytes);
+                let part = bytes.get(offset as usize..offset as usize + out.len());
+                out.copy_from_slice(part.ok_or(io::ErrorKind::UnexpectedEof)?);
+                Ok(())
+            }
+        }
+    }
 }
 
 /// What producer and ledger tell each other.
@@ -152,7 +220,7 @@ pub fn read_slots(bytes: &[u8], salt: u32) -> RingContent {
 /// The producing end of one ring. One per shard; not to be shared.
 #[derive(Debug)]
 pub struct AckPort {
-    map: MmapMut,
+    slots: Slots,
     salt: u32,
     entries: u64,
     head: u64,
@@ -162,16 +230,21 @@ pub struct AckPort {
 impl AckPort {
     /// Records an entry. When this returns, the entry survives the death of the process. No system call, no lock.
     ///
+    /// While the disk takes nothing only intents are refused: what has come to pass is recorded as long as there is room.
+    ///
     /// # Errors
     /// [`AckStop`]: nothing was recorded, and the message must not leave.
     pub fn append(&mut self, entry: &AckEntry) -> Result<AckSeq, AckStop> {
-        if self.shared.health.stopped.load(Ordering::Acquire) {
+        if entry.kind == AckKind::Intent && self.shared.health.stopped.load(Ordering::Acquire) {
             return Err(AckStop::Disk);
         }
         if self.room() == 0 {
             return Err(AckStop::Full);
         }
-        write_slot(&mut self.map[RING_HEADER..], self.salt, self.head, entry);
+        match &mut self.slots {
+            Slots::Mapped(map) => write_slot(&mut map[RING_HEADER..], self.salt, self.head, entry),
+            Slots::Memory(bytes) => write_slot(&mut lock(bytes)[RING_HEADER..], self.salt, self.head, entry),
+        }
         self.head += 1;
         self.shared.head.store(self.head, Ordering::Release);
         Ok(AckSeq(self.head))
@@ -207,7 +280,7 @@ impl AckPort {
 #[derive(Debug)]
 pub(super) struct RingReader {
     pub(super) port: u16,
-    file: File,
+    source: Source,
     salt: u32,
     entries: u64,
     /// Entries before this one are durable.
@@ -227,7 +300,7 @@ impl RingReader {
             let slot = self.read % self.entries;
             let count = left.min(self.entries - slot);
             bytes.resize(count as usize * ENTRY, 0);
-            self.file.read_exact_at(&mut bytes, RING_HEADER as u64 + slot * ENTRY as u64)?;
+            self.source.read_exact_at(&mut bytes, RING_HEADER as u64 + slot * ENTRY as u64)?;
             for slot in bytes.chunks_exact(ENTRY) {
                 let (entry, _) = AckEntry::decode(slot, self.salt).ok_or(io::ErrorKind::InvalidData)?;
                 out.push(entry);
@@ -256,10 +329,31 @@ impl RingReader {
     }
 }
 
-/// Makes a ring of `entries` slots in `dir`, replacing a file of the same name.
-pub(super) fn create(dir: &Path, id: RingId, entries: u32, health: &Arc<Health>) -> io::Result<(AckPort, RingReader)> {
-    let path = dir.join(id.file());
-    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
+/// Makes a ring of `entries` slots, replacing one of the same name.
+pub(super) fn create(
+    rings: &Rings,
+    id: RingId,
+    entries: u32,
+    health: &Arc<Health>,
+) -> io::Result<(AckPort, RingReader)> {
+    let (slots, source) = match rings {
+        Rings::Dir(dir) => create_file(&dir.join(id.file()), id, entries)?,
+        Rings::Memory(memory) => {
+            let mut bytes = vec![0; RING_HEADER + entries as usize * ENTRY];
+            bytes[..48].copy_from_slice(&id.header(entries));
+            let bytes = Arc::new(Mutex::new(bytes));
+            lock(&memory.0).insert(id.file(), Arc::clone(&bytes));
+            (Slots::Memory(Arc::clone(&bytes)), Source::Memory(bytes))
+        }
+    };
+    let shared = Arc::new(Shared { health: Arc::clone(health), ..Shared::default() });
+    let (salt, entries) = (id.salt(), u64::from(entries));
+    let reader = RingReader { port: id.port, source, salt, entries, tail: 0, read: 0, shared: Arc::clone(&shared) };
+    Ok((AckPort { slots, salt, entries, head: 0, shared }, reader))
+}
+
+fn create_file(path: &Path, id: RingId, entries: u32) -> io::Result<(Slots, Source)> {
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
     let mut left = RING_HEADER + entries as usize * ENTRY;
     let zeros = vec![0; 256 * 1024];
     while left > 0 {
@@ -269,16 +363,13 @@ pub(super) fn create(dir: &Path, id: RingId, entries: u32, health: &Arc<Health>)
     }
     file.write_all_at(&id.header(entries), 0)?;
     let map = crate::sys::map_shared(&file)?;
-    let shared = Arc::new(Shared { health: Arc::clone(health), ..Shared::default() });
-    let (salt, entries) = (id.salt(), u64::from(entries));
-    let reader = RingReader { port: id.port, file, salt, entries, tail: 0, read: 0, shared: Arc::clone(&shared) };
-    Ok((AckPort { map, salt, entries, head: 0, shared }, reader))
+    Ok((Slots::Mapped(map), Source::File(file)))
 }
 
 /// A ring found at a start.
 #[derive(Debug)]
 pub(super) struct FoundRing {
-    pub(super) path: PathBuf,
+    pub(super) name: String,
     pub(super) epoch: u64,
     /// `None` when the header is not to be read.
     pub(super) content: Option<(RingId, RingContent)>,
@@ -293,32 +384,65 @@ impl FoundRing {
     }
 }
 
-/// All rings in `dir`; none when there is no such folder.
-pub(super) fn find(dir: &Path) -> io::Result<Vec<FoundRing>> {
-    let mut rings = Vec::new();
-    let list = match std::fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(rings),
-        list => list?,
-    };
-    for file in list {
-        let file = file?;
-        let Some(epoch) = file.file_name().to_str().and_then(epoch_of_name) else { continue };
-        let bytes = std::fs::read(file.path())?;
-        let content = RingId::read(&bytes).and_then(|(id, entries)| {
-            let slots = bytes.get(RING_HEADER..RING_HEADER + entries as usize * ENTRY)?;
-            Some((id, read_slots(slots, id.salt())))
-        });
-        let blank = content.is_none() && bytes.iter().all(|byte| *byte == 0);
-        rings.push(FoundRing { path: file.path(), epoch, content, blank });
+/// All rings; none when there is no such folder.
+pub(super) fn find(rings: &Rings) -> io::Result<Vec<FoundRing>> {
+    let mut found = Vec::new();
+    match rings {
+        Rings::Memory(memory) => {
+            let memory = lock(&memory.0);
+            found.extend(memory.iter().filter_map(|(name, bytes)| read_ring(name, &lock(bytes))));
+        }
+        Rings::Dir(dir) => {
+            let list = match std::fs::read_dir(dir) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+                list => list?,
+            };
+            for file in list {
+                let file = file?;
+                let name = file.file_name();
+                let Some(name) = name.to_str().filter(|name| epoch_of_name(name).is_some()) else { continue };
+                found.extend(read_ring(name, &std::fs::read(file.path())?));
+            }
+        }
     }
-    rings.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(rings)
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}
+
+fn read_ring(name: &str, bytes: &[u8]) -> Option<FoundRing> {
+    let epoch = epoch_of_name(name)?;
+    let content = RingId::read(bytes).and_then(|(id, entries)| {
+        let slots = bytes.get(RING_HEADER..RING_HEADER + entries as usize * ENTRY)?;
+        Some((id, read_slots(slots, id.salt())))
+    });
+    let blank = content.is_none() && bytes.iter().all(|byte| *byte == 0);
+    Some(FoundRing { name: name.to_owned(), epoch, content, blank })
+}
+
+impl Rings {
+    /// Makes the place for rings.
+    pub(super) fn prepare(&self) -> io::Result<()> {
+        match self {
+            Self::Dir(dir) => std::fs::create_dir_all(dir),
+            Self::Memory(_) => Ok(()),
+        }
+    }
+
+    /// Takes a ring away.
+    pub(super) fn remove(&self, name: &str) -> io::Result<()> {
+        match self {
+            Self::Dir(dir) => std::fs::remove_file(dir.join(name)),
+            Self::Memory(memory) => {
+                lock(&memory.0).remove(name);
+                Ok(())
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ack::AckKind;
     use crate::{SpoolId, UnixSecs};
 
     fn entry(id: u64) -> AckEntry {

@@ -8,7 +8,7 @@ use super::commit::RecordRef;
 use super::read::Stored;
 use super::recover::{segment_of, Recovered, Recovery, RecoveryReport};
 use super::settings::Settings;
-use super::shared::{Counters, Shared};
+use super::shared::{Counters, Shared, SteadyClock};
 use super::superblock::CutOff;
 use super::survey::{survey, Manner};
 use super::writer::Protections;
@@ -35,7 +35,8 @@ impl Inspector {
         let survey = survey(&*disk, &manner)?;
         let from = Counters { next_id: survey.next_id, next_number: survey.next_number, next_slot: survey.next_slot };
         let identity = survey.identity.unwrap_or_default();
-        let shared = Arc::new(Shared::new(settings, disk, identity, from, Vec::new(), UnixMillis(0)));
+        let steady = SteadyClock::Machine(std::time::Instant::now());
+        let shared = Arc::new(Shared::new(settings, disk, identity, from, Vec::new(), UnixMillis(0), steady));
         for used in &survey.used {
             shared.table.insert(segment_of(used));
         }

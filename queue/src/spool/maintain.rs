@@ -21,16 +21,21 @@ const TRIES_MAX: u32 = 100;
 /// Works until the spool closes.
 pub(super) fn run(shared: &Arc<Shared>, mut cold: Cold) {
     while !shared.closing.load(Ordering::Acquire) {
-        for segment in shared.table.all() {
-            if segment.is_spent() && recycle(shared, &segment) {
-                cold.forget_cut_off(segment.number);
-            }
-        }
-        keep_spares(shared);
-        cold.round(shared);
+        round(shared, &mut cold);
         shared.wait_for_nudge(ROUND);
     }
     cold.close(shared);
+}
+
+/// Looks around once: recycles, keeps spares ready, compacts.
+pub(super) fn round(shared: &Shared, cold: &mut Cold) {
+    for segment in shared.table.all() {
+        if segment.is_spent() && recycle(shared, &segment) {
+            cold.forget_cut_off(segment.number);
+        }
+    }
+    keep_spares(shared);
+    cold.round(shared);
 }
 
 /// Makes spares until there are as many as were asked for, or the room ends.
@@ -70,7 +75,9 @@ fn recycle(shared: &Shared, segment: &Segment) -> bool {
         match shared.disk.forget_cache(segment.slot) {
             Ok(true) => shared.write_spare(segment.slot, segment.generation).map(Some),
             // Somebody else looks at the file: the next rounds ask again, then it is given up for a new one.
-            Ok(false) if segment.tries.fetch_add(1, Ordering::Relaxed) < TRIES_MAX && !is_short(shared) => return false,
+            Ok(false) if segment.tries.fetch_add(1, Ordering::Relaxed) < TRIES_MAX && !is_short(shared) => {
+                return false
+            }
             Ok(false) => shared.disk.remove(segment.slot).map(|()| None),
             Err(error) => Err(error),
         }

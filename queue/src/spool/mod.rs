@@ -15,6 +15,7 @@
 //! | `maintain` | spare segments, recycling, compaction |
 //! | `survey`, `scan` | the two halves of recovery: files, then batches |
 //! | `cold` | carries compaction out |
+//! | [`stepped`] | the same without threads, moved by a simulator |
 //! | `read` | messages read back |
 //! | [`superblock`], [`records`], [`labels`], [`footer`] | the bytes |
 
@@ -35,6 +36,7 @@ mod scan;
 mod segment;
 mod settings;
 mod shared;
+pub mod stepped;
 pub mod superblock;
 mod survey;
 pub mod writer;
@@ -54,7 +56,8 @@ pub use read::Stored;
 pub use recover::{Damage, Recovered, Recovery, RecoveryReport};
 pub use segment::Phase;
 pub use settings::{Settings, SpoolStatus, WriterChoice, WriterKind};
-pub use shared::MovedHook;
+pub use shared::{MovedHook, SteadyClock};
+pub use stepped::Stepped;
 pub use superblock::Heat;
 
 use crate::disk::{Buffer, Disk, FileDisk, Space};
@@ -67,7 +70,7 @@ use drive::Feeder;
 use port::Ticket;
 use recover::segment_of;
 use shared::{Counters, Shared, WAITING_BYTES_MAX};
-use survey::{survey, Manner};
+use survey::{survey, Manner, Survey};
 use writer::{Writer, WriterConfig, BUFFERS};
 
 /// An open spool. Any thread may use it.
@@ -102,48 +105,31 @@ impl Spool {
         Self::open_on(disk, settings, now, None)
     }
 
+    /// Without its threads: see [`Stepped::open`].
+    fn open_stepped(
+        disk: Arc<dyn Disk>,
+        settings: Settings,
+        now: UnixMillis,
+        steady: SteadyClock,
+    ) -> Result<(Stepped, Recovery), OpenError> {
+        settings.check()?;
+        let Parts { shared, feeder, cold, survey } = Parts::open(disk, settings, now, steady)?;
+        let spool = Arc::new(Self { shared: Arc::clone(&shared), threads: Mutex::default(), _lock: None });
+        Ok((Stepped::new(spool, feeder, cold), Recovery { shared, repair: true, survey }))
+    }
+
     fn open_on(
         disk: Arc<dyn Disk>,
         settings: Settings,
         now: UnixMillis,
         lock: Option<Flock<File>>,
     ) -> Result<(Arc<Self>, Recovery), OpenError> {
-        let (segment_bytes, protections) = (settings.segment_bytes, settings.protections);
-        let survey = survey(&*disk, &Manner { segment_bytes, tidy: true, protections })?;
-        let from = Counters { next_id: survey.next_id, next_number: survey.next_number, next_slot: survey.next_slot };
-        let identity = survey.identity.unwrap_or(settings.identity);
-        let config = WriterConfig {
-            identity,
-            heat: Heat::Hot,
-            segment_bytes: settings.segment_bytes,
-            protections: settings.protections,
-        };
-        let cut_offs = survey.cut_offs.clone();
-        let shared = Arc::new(Shared::new(settings, disk, identity, from, cut_offs.clone(), now));
-        for used in &survey.used {
-            shared.table.insert(segment_of(used));
-        }
-        for (slot, generation) in &survey.spares {
-            // A spare that was only allocated is one of few and is written over soon: it counts as written.
-            let spare = shared.spare_of(*slot, *generation, Space::Written);
-            shared.put_spare(spare);
-        }
-        let room = shared.look_at_room();
-        if survey.spares.is_empty() && room.free >= shared.settings.segment_bytes + shared.reserve_of(room) {
-            // A fraction of a second once, rather than a whole first segment of slow writes. Without it the writer
-            // falls back to allocated space, or refuses with the reason.
-            match shared.create_spare(Space::Written) {
-                Ok(spare) => shared.put_spare(spare),
-                Err(error) => shared.report(&format!("no spare segment: {error}")),
-            }
-        }
-        let writer = Writer::new(config, Buffer::pool(BUFFERS), cut_offs.clone());
-        let feeder = Feeder::new(Arc::clone(&shared), writer);
+        let steady = SteadyClock::Machine(std::time::Instant::now());
+        let Parts { shared, feeder, cold, survey } = Parts::open(disk, settings, now, steady)?;
         let threads = vec![
             drive::start(feeder)?,
             spawn("spool maintenance", {
                 let shared = Arc::clone(&shared);
-                let cold = Cold::new(config, cut_offs.clone());
                 move || maintain::run(&shared, cold)
             })?,
         ];
@@ -279,6 +265,51 @@ impl Spool {
                 self.shared.report("a spool thread panicked");
             }
         }
+    }
+}
+
+/// An open spool whose threads have not been started.
+struct Parts {
+    shared: Arc<Shared>,
+    feeder: Feeder,
+    cold: Cold,
+    survey: Survey,
+}
+
+impl Parts {
+    fn open(disk: Arc<dyn Disk>, settings: Settings, now: UnixMillis, steady: SteadyClock) -> Result<Self, OpenError> {
+        let (segment_bytes, protections) = (settings.segment_bytes, settings.protections);
+        let survey = survey(&*disk, &Manner { segment_bytes, tidy: true, protections })?;
+        let from = Counters { next_id: survey.next_id, next_number: survey.next_number, next_slot: survey.next_slot };
+        let identity = survey.identity.unwrap_or(settings.identity);
+        let config = WriterConfig {
+            identity,
+            heat: Heat::Hot,
+            segment_bytes: settings.segment_bytes,
+            protections: settings.protections,
+        };
+        let cut_offs = survey.cut_offs.clone();
+        let shared = Arc::new(Shared::new(settings, disk, identity, from, cut_offs.clone(), now, steady));
+        for used in &survey.used {
+            shared.table.insert(segment_of(used));
+        }
+        for (slot, generation) in &survey.spares {
+            // A spare that was only allocated is one of few and is written over soon: it counts as written.
+            let spare = shared.spare_of(*slot, *generation, Space::Written);
+            shared.put_spare(spare);
+        }
+        let room = shared.look_at_room();
+        if survey.spares.is_empty() && room.free >= shared.settings.segment_bytes + shared.reserve_of(room) {
+            // A fraction of a second once, rather than a whole first segment of slow writes. Without it the writer
+            // falls back to allocated space, or refuses with the reason.
+            match shared.create_spare(Space::Written) {
+                Ok(spare) => shared.put_spare(spare),
+                Err(error) => shared.report(&format!("no spare segment: {error}")),
+            }
+        }
+        let writer = Writer::new(config, Buffer::pool(BUFFERS), cut_offs.clone());
+        let feeder = Feeder::new(Arc::clone(&shared), writer);
+        Ok(Self { shared, feeder, cold: Cold::new(config, cut_offs), survey })
     }
 }
 

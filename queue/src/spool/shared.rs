@@ -85,7 +85,8 @@ pub(super) struct Shared {
     counts: Mutex<WriterCounts>,
     trouble: Mutex<String>,
     nudge: (Mutex<bool>, Condvar),
-    started: (UnixMillis, Instant),
+    started: UnixMillis,
+    steady: SteadyClock,
 }
 
 /// Where numbering goes on.
@@ -94,6 +95,24 @@ pub(super) struct Counters {
     pub next_id: u64,
     pub next_number: u32,
     pub next_slot: u32,
+}
+
+/// Milliseconds that never go back: of the machine, or of a simulator that moves them.
+#[derive(Clone, Debug)]
+pub enum SteadyClock {
+    /// Since this moment.
+    Machine(Instant),
+    /// As told.
+    Told(Arc<AtomicU64>),
+}
+
+impl SteadyClock {
+    fn elapsed_ms(&self) -> u64 {
+        match self {
+            Self::Machine(start) => start.elapsed().as_millis() as u64,
+            Self::Told(now) => now.load(Ordering::Relaxed),
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -108,6 +127,7 @@ impl Shared {
         from: Counters,
         cut_offs: Vec<CutOff>,
         now: UnixMillis,
+        steady: SteadyClock,
     ) -> Self {
         Self {
             identity,
@@ -133,19 +153,20 @@ impl Shared {
             counts: Mutex::new(WriterCounts::default()),
             trouble: Mutex::new(String::new()),
             nudge: (Mutex::new(false), Condvar::new()),
-            started: (now, Instant::now()),
+            started: now,
+            steady,
             settings,
         }
     }
 
     /// Wall-clock time: the time at opening, moved on by the steady clock.
     pub(super) fn now(&self) -> u64 {
-        self.started.0 .0 + self.steady_ms()
+        self.started.0 + self.steady_ms()
     }
 
     /// Milliseconds since opening, never going back.
     pub(super) fn steady_ms(&self) -> u64 {
-        self.started.1.elapsed().as_millis() as u64
+        self.steady.elapsed_ms()
     }
 
     /// The next epoch: 64 bits that nobody outside can foresee, because the seed is random at every start

@@ -4,6 +4,7 @@
 //! letters are those of the table in [`super::recover`].
 
 use super::footer::Trailer;
+use super::records::BatchHeader;
 use super::recover::Damage;
 use super::scan::{scan, Scan, Subject};
 use super::superblock::{CutOff, CutReason, Parsed, State, Superblock, DATA_START, FORMAT};
@@ -114,6 +115,8 @@ fn survey_slot(
         }
         Parsed::Invalid => {
             let what = "neither superblock is valid";
+            // Its messages stay known to the ack log: their ids must not come again.
+            survey.next_id = survey.next_id.max(highest_id(disk, slot, len) + 1);
             let kept = match manner.tidy {
                 true => disk.set_aside(slot, what).map_err(|error| error.to_string()),
                 false => Err("only looked at".into()),
@@ -158,6 +161,18 @@ fn read_superblock(disk: &dyn Disk, slot: u32) -> Parsed {
         }
     };
     Superblock::choose(copy(0), copy(BLOCK as u64))
+}
+
+/// The highest id that any whole batch of a file tells, of whatever use.
+fn highest_id(disk: &dyn Disk, slot: u32, len: u64) -> u64 {
+    let mut block = aligned(BLOCK);
+    let mut highest = 0;
+    for at in (DATA_START..len).step_by(BLOCK) {
+        if disk.read_at(slot, at, &mut block).is_ok() {
+            highest = BatchHeader::parse(&block, true).map_or(highest, |batch| highest.max(batch.max_id));
+        }
+    }
+    highest
 }
 
 fn read_trailer(disk: &dyn Disk, slot: u32, block: &Superblock, protections: &Protections) -> Option<Trailer> {
