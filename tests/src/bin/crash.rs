@@ -105,7 +105,7 @@ fn run(arguments: &Arguments) -> Result<Figures> {
 
 fn choose_driver(setup: &mut Setup, wanted: &str, kill: u32) {
     let driver = match wanted {
-        "both" if kill % 2 == 0 => "epoll",
+        "both" if kill.is_multiple_of(2) => "epoll",
         "both" => "auto",
         one => one,
     };

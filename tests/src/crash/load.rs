@@ -144,9 +144,9 @@ fn session(
     while !stop.load(Ordering::Acquire) {
         let number = next.fetch_add(1, Ordering::Relaxed);
         let from = format!("s{number}@sender.test");
-        let count = if number % 5 == 0 { random.random_range(2..=6) } else { 1 };
+        let count = if number.is_multiple_of(5) { random.random_range(2..=6) } else { 1 };
         let to: Vec<String> = (0..count).map(|k| format!("m{number}x{k}@d{}.inbox.test", k % 3)).collect();
-        let size = if number % 97 == 0 { 300_000 } else { random.random_range(100..8_000) };
+        let size = if number.is_multiple_of(97) { 300_000 } else { random.random_range(100..8_000) };
         let line = "all work and no play makes a dull test, says everyone who has read one\r\n";
         let content = format!(
             "From: <{from}>\r\nTo: <b@inbox.test>\r\nSubject: {number}\r\n\r\n{}",
