@@ -197,7 +197,8 @@ impl Setup {
         let out = File::options().create(true).append(true).open(&log).expect("a log file");
         let err = out.try_clone().expect("a second handle");
         let child = self.command().stdout(out).stderr(err).spawn().expect("the binary runs; build it first");
-        let listener = self.table.get("listener").and_then(|l| l.get(0)).and_then(|l| l.get("address"));
+        // They are opened in order: when the last one accepts, all do.
+        let listener = self.table.get("listener").and_then(|l| l.as_array()?.last()?.get("address"));
         let probe = listener.and_then(|a| a.as_str()).and_then(|a| a.parse().ok());
         Daemon { child, log, address: self.address, probe, events: self.dir().join("events") }
     }
@@ -249,7 +250,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Waits until the first listener accepts.
+    /// Waits until the last listener accepts.
     #[track_caller]
     #[must_use]
     pub fn ready(mut self) -> Self {

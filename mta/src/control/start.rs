@@ -31,6 +31,7 @@ use crate::shard::outbound::{Fixed, Judges, Outbound};
 use crate::shard::placement::Placement;
 use crate::shard::policy::Policy;
 use crate::shard::recovery::RecoveredMessage;
+use crate::shard::reported::Reported;
 use crate::shard::work::{self, ShardPlan};
 use crate::tls;
 
@@ -190,7 +191,7 @@ pub fn start(config: &Config) -> Result<Running> {
     }
     let recovered = Arc::new(AtomicBool::new(false));
     let recovery =
-        start_recovery(recovery, replay, mailboxes.clone(), Arc::clone(&recovered), Arc::clone(&ledger.state))?;
+        start_recovery(recovery, replay, &spool, mailboxes.clone(), Arc::clone(&recovered), Arc::clone(&ledger.state))?;
     Ok(Running {
         listening,
         remarks,
@@ -272,12 +273,23 @@ fn start_ledger(
 fn start_recovery(
     recovery: Recovery,
     replay: Replay,
+    spool: &Arc<Spool>,
     mailboxes: Vec<Sender<ShardMail>>,
     done: Arc<AtomicBool>,
     ledger: Arc<LedgerState>,
 ) -> Result<JoinHandle<()>> {
+    let spool = Arc::clone(spool);
     let work = move || {
         let begin = Instant::now();
+        let mut reported = Reported::default();
+        let tell = |message: RecoveredMessage| {
+            let shard = (message.id.0 as usize) % mailboxes.len().max(1);
+            let mut letter = ShardMail::Recovered(Box::new(message));
+            while let Err(back) = mailboxes[shard].send(letter) {
+                letter = back;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
         let mut highest = SpoolId(0);
         if replay.needs_settling() {
             tracing::error!(
@@ -288,13 +300,11 @@ fn start_recovery(
         let report = recovery.run(&mut |found| {
             highest = highest.max(found.id);
             let message = RecoveredMessage::new(&found, |rcpt| replay.state(found.id, rcpt));
-            let shard = (found.id.0 as usize) % mailboxes.len().max(1);
-            let mut letter = ShardMail::Recovered(Box::new(message));
-            while let Err(back) = mailboxes[shard].send(letter) {
-                letter = back;
-                std::thread::sleep(Duration::from_millis(1));
+            if let Some(message) = reported.note(&found, message) {
+                tell(message);
             }
         });
+        reported.settle(&spool).into_iter().for_each(tell);
         for damage in &report.damage {
             tracing::error!(?damage, "the spool is damaged here; the bytes were kept aside, everything else goes on");
         }

@@ -19,6 +19,7 @@ pub mod path;
 pub mod placement;
 pub mod policy;
 pub mod recovery;
+pub mod reported;
 pub mod router;
 pub mod settle;
 pub mod sources;

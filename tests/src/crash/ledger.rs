@@ -93,8 +93,9 @@ impl Figures {
     /// True when nothing is lost, doubled, held or kept from its sender.
     #[must_use]
     pub fn agree(&self) -> bool {
-        let lists = [&self.lost, &self.twice, &self.again, &self.ghosts, &self.unreported, &self.held];
-        lists.iter().all(|list| list.is_empty()) && self.accepted == self.delivered + self.bounced + self.queued
+        let faults = [&self.lost, &self.twice, &self.again, &self.ghosts, &self.unreported, &self.held];
+        let none = faults.into_iter().chain([&self.reports_twice]).all(Vec::is_empty);
+        none && self.accepted == self.delivered + self.bounced + self.queued
     }
 }
 
@@ -266,5 +267,7 @@ mod tests {
         ledger.reported("s@a.test", "<1@x>");
         let figures = ledger.compare(&HashMap::new());
         assert!(figures.agree() && figures.bounced == 1, "{figures:?}");
+        ledger.reported("s@a.test", "<1@x>");
+        assert!(!ledger.compare(&HashMap::new()).agree(), "the same report twice");
     }
 }

@@ -41,7 +41,7 @@ fn fate(address: &str) -> Fate {
         2 | 3 => Fate::Refused,
         4..=7 => Fate::Slow,
         // The whole message, so all its recipients or none.
-        _ if number % 23 == 0 => Fate::DeferredAtEnd,
+        _ if number.is_multiple_of(23) => Fate::DeferredAtEnd,
         _ => Fate::Taken,
     }
 }
