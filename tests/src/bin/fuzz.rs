@@ -1,7 +1,7 @@
 //! `fuzz NAME|all [--seed N] [--seconds S] [--jobs J]`: plays cases until the time is over or one goes wrong.
 //!
-//! A finding is printed with its seed and its input as hex, kept under `tests/fuzz-corpus/NAME/` when `--keep` is given,
-//! and makes the exit status 1. `fuzz NAME --seed N --seconds 0` plays the one case of that seed; `--input HEX` or
+//! A finding is printed with its seed and its input as hex, kept under `tests/fuzz-corpus/NAME/` with `--keep`, and
+//! makes the exit status 1. `fuzz NAME --seed N --seconds 0` plays the one case of that seed; `--input HEX` or
 //! `--file PATH` plays that one. `fuzz list` says what each target proves.
 
 use std::path::{Path, PathBuf};
