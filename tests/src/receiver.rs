@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use base64::prelude::{Engine, BASE64_STANDARD};
+
 use crate::wait_for;
 use crate::wire::Wire;
 
@@ -53,6 +55,10 @@ pub struct Manners {
     pub ehlo: bool,
     /// STARTTLS is offered.
     pub tls: bool,
+    /// AUTH PLAIN and LOGIN are offered under TLS, and this user and password are right.
+    pub login: Option<(String, String)>,
+    /// The handshake after STARTTLS fails.
+    pub broken_tls: bool,
     /// What it was given is remembered.
     pub remembers: bool,
     /// Exceptions.
@@ -63,7 +69,15 @@ impl Default for Manners {
     fn default() -> Self {
         let extensions = ["PIPELINING", "SIZE 60000000", "8BITMIME", "SMTPUTF8", "CHUNKING", "BINARYMIME"];
         let extensions = extensions.iter().chain(&["ENHANCEDSTATUSCODES"]).map(|e| (*e).to_owned()).collect();
-        Self { extensions, ehlo: true, tls: false, remembers: true, script: Arc::new(|_| Act::Usual) }
+        Self {
+            extensions,
+            ehlo: true,
+            tls: false,
+            login: None,
+            broken_tls: false,
+            remembers: true,
+            script: Arc::new(|_| Act::Usual),
+        }
     }
 }
 
@@ -86,6 +100,20 @@ impl Manners {
     #[must_use]
     pub fn with_tls(mut self) -> Self {
         self.tls = true;
+        self
+    }
+
+    /// With a login under TLS, without which no mail is taken.
+    #[must_use]
+    pub fn with_login(mut self, user: &str, password: &str) -> Self {
+        self.login = Some((user.to_owned(), password.to_owned()));
+        self
+    }
+
+    /// STARTTLS is offered, and what follows is no TLS.
+    #[must_use]
+    pub fn with_broken_tls(mut self) -> Self {
+        (self.tls, self.broken_tls) = (true, true);
         self
     }
 
@@ -132,6 +160,8 @@ pub struct Transaction {
     pub bdat: bool,
     /// Under TLS.
     pub tls: bool,
+    /// After a login.
+    pub logged_in: bool,
     /// Something came in before the reply that had to come first.
     pub pipelined: bool,
     /// Our final reply; empty when there was none.
@@ -355,9 +385,16 @@ impl<'a> Session<'a> {
                 "HELO" => self.hello("HELO", rest)?,
                 "STARTTLS" if self.manners.tls => {
                     self.say("220 go ahead")?;
+                    if self.manners.broken_tls {
+                        // Behind the client's first words: before them it would be an injection.
+                        self.wire.exact(1)?;
+                        return self.say("this is no handshake");
+                    }
                     self.wire.tls_server()?;
                     self.now.tls = true;
                 }
+                "AUTH" if self.wire.is_tls() => self.auth(rest)?,
+                "MAIL" if self.manners.login.is_some() && !self.now.logged_in => self.say("530 5.7.0 log in")?,
                 "MAIL" => self.mail(rest)?,
                 "RCPT" => self.rcpt(rest)?,
                 "DATA" => self.data()?,
@@ -377,8 +414,8 @@ impl<'a> Session<'a> {
     }
 
     fn reset(&mut self) {
-        let Transaction { connection, peer, hello, verb, tls, .. } = std::mem::take(&mut self.now);
-        self.now = Transaction { connection, peer, hello, verb, tls, ..Transaction::default() };
+        let Transaction { connection, peer, hello, verb, tls, logged_in, .. } = std::mem::take(&mut self.now);
+        self.now = Transaction { connection, peer, hello, verb, tls, logged_in, ..Transaction::default() };
     }
 
     fn say(&mut self, reply: &str) -> io::Result<()> {
@@ -432,12 +469,23 @@ impl<'a> Session<'a> {
             for extension in &self.manners.extensions {
                 reply.push_str(&format!("\n250 {extension}"));
             }
+            if self.manners.login.is_some() && self.wire.is_tls() {
+                reply.push_str("\n250 AUTH PLAIN");
+            }
             if self.manners.tls && !self.wire.is_tls() {
                 reply.push_str("\n250 STARTTLS");
             }
         }
         self.answer(&Moment::Hello(name), &reply)?;
         Ok(())
+    }
+
+    /// AUTH PLAIN with an initial response (RFC 4954).
+    fn auth(&mut self, rest: &str) -> io::Result<()> {
+        let token = rest.strip_prefix("PLAIN ").and_then(|token| BASE64_STANDARD.decode(token).ok());
+        let right = self.manners.login.as_ref().map(|(user, password)| format!("\0{user}\0{password}").into_bytes());
+        self.now.logged_in = token.is_some() && token == right;
+        self.say(if self.now.logged_in { "235 2.7.0 welcome" } else { "535 5.7.8 wrong" })
     }
 
     fn mail(&mut self, rest: &str) -> io::Result<()> {

@@ -197,10 +197,26 @@ fn client_config() -> Arc<ClientConfig> {
     Arc::clone(CONFIG.get_or_init(make))
 }
 
+/// SHA-256 of the public key that receivers show, in hex: what a pin is.
+#[must_use]
+pub fn server_pin() -> String {
+    let (_, key) = server_identity();
+    let key = rcgen::KeyPair::from_pem(key).expect("our own PEM");
+    let digest =
+        aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &rcgen::PublicKeyData::subject_public_key_info(&key));
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Certificate and key of all receivers of this process, PEM.
+fn server_identity() -> &'static (String, String) {
+    static IDENTITY: OnceLock<(String, String)> = OnceLock::new();
+    IDENTITY.get_or_init(|| mta::tls::self_signed(&["mx.inbox.test".to_owned()]).expect("a certificate can be made"))
+}
+
 fn server_config() -> Arc<ServerConfig> {
     static CONFIG: OnceLock<Arc<ServerConfig>> = OnceLock::new();
     let make = || {
-        let (chain, key) = mta::tls::self_signed(&["mx.inbox.test".to_owned()]).expect("a certificate can be made");
+        let (chain, key) = server_identity();
         let chain = vec![CertificateDer::from_pem_slice(chain.as_bytes()).expect("our own PEM")];
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("our own PEM");
         let config = ServerConfig::builder_with_provider(provider())

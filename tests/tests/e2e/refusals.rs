@@ -37,6 +37,15 @@ fn a_taken_port_is_named() {
 }
 
 #[test]
+fn a_second_process_on_the_same_spool_is_refused() {
+    let first = Setup::new("epoll");
+    let _daemon = first.start();
+    let spool = first.dir().join("spool");
+    let second = Setup::new("epoll").with(&format!("[spool]\ndir = \"{}\"\n", spool.display()));
+    refusal(&second, &["is in use by another process", "stop it first"]);
+}
+
+#[test]
 fn a_directory_that_can_not_be_written_is_named() {
     let setup = Setup::new("epoll").with("[spool]\ndir = \"@dir@/ringpost.toml/spool\"\n");
     refusal(&setup, &["spool.dir", "give it to the user that runs ringpost"]);
