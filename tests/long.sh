@@ -34,7 +34,7 @@ campaign fuzz "$bin/fuzz" all --seconds 60
 campaign kills "$bin/crash" --kills 500
 campaign peers "$bin/peers"
 campaign powercut make -s -f sysimage/kernel.mk powercut
-campaign rows "$bin/ringbench" suite --out out
+campaign rows make -s bench
 
 printf '\ncampaign\tlast run\tcommit\tresult\n'
 for name in simulator mutants fuzz kills peers powercut rows; do

@@ -190,8 +190,6 @@ pub struct Delivery {
     pub port: u16,
     /// Recipients that may wait in one ready queue. Default 2000.
     pub ready_max: usize,
-    /// Prefer IPv6 when a site and a source have both. Default false.
-    pub prefer_ipv6: bool,
 }
 
 impl Default for Delivery {
@@ -205,7 +203,6 @@ impl Default for Delivery {
             idle_s: 30,
             port: 25,
             ready_max: 2000,
-            prefer_ipv6: false,
         }
     }
 }

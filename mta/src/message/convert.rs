@@ -319,6 +319,22 @@ mod tests {
     }
 
     #[test]
+    fn r14_a_part_of_a_digest_is_a_message() {
+        let text = "Content-Type: multipart/digest; boundary=b\r\n\r\n--b\r\n\r\nSubject: in\r\n\r\nü\r\n--b--\r\n";
+        let out = convert(text).unwrap();
+        assert!(out.contains("--b\r\n\r\nSubject: in\r\n"), "{out}");
+        assert!(out.contains("Content-Transfer-Encoding: quoted-printable\r\n") && out.contains("=C3=BC"), "{out}");
+    }
+
+    #[test]
+    fn a_multipart_without_parts_is_not_converted() {
+        for body in ["ü\r\n", "--b--\r\nü\r\n", "text\r\n"] {
+            let text = format!("Content-Type: multipart/mixed; boundary=b\r\n\r\n{body}");
+            assert_eq!(convert(&text), Err(ConvertError::Structure), "{body}");
+        }
+    }
+
+    #[test]
     fn r14_parts_are_converted_one_by_one() {
         let text = "From: a@b\r\nContent-Type: multipart/mixed; x=1;\r\n\tboundary=\"b=1\"\r\n\
             Content-Transfer-Encoding: 8bit\r\n\r\npreämble\r\n--b=1\r\nContent-Type: text/plain\r\n\r\nascii\r\n\

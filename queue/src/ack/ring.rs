@@ -71,6 +71,13 @@ impl MemoryRings {
         lock(&self.0).clear();
     }
 
+    /// A copy that further appends do not change.
+    #[must_use]
+    pub fn snapshot(&self) -> Self {
+        let copy = |(name, bytes): (&String, &Bytes)| (name.clone(), Arc::new(Mutex::new(lock(bytes).clone())));
+        Self(Arc::new(Mutex::new(lock(&self.0).iter().map(copy).collect())))
+    }
+
     /// Changes the bytes of each ring in turn, as a death in the midst of an append does.
     pub fn damage(&self, mut change: impl FnMut(&str, &mut [u8])) {
         for (name, bytes) in lock(&self.0).iter() {

@@ -43,6 +43,8 @@ pub struct Advanced {
 
 /// The wheel's hand may be ahead of the clock by this many seconds before everything is hung in anew.
 const BACK_MAX: u32 = 60;
+/// Shortest wait after an Unknown outcome, in seconds.
+const UNKNOWN_WAIT_S: u32 = 30 * 60;
 
 impl Backlog {
     /// Time passes: recipients whose time has come become due. At most `budget` entries of the wheel are touched, so
@@ -78,7 +80,14 @@ impl Backlog {
         if waited {
             entry.reason = MoveReason::Due as u8;
         }
-        if self.has_ended(key) {
+        if self.waits_for_unknown(key) {
+            // It came for its end, which the clock may not bring now; its wait is not over.
+            if let Some(entry) = self.rcpts.get_mut(key) {
+                entry.due = self.now.saturating_add(UNKNOWN_WAIT_S);
+            }
+            self.wheel.insert(&mut self.rcpts, key);
+            self.by_state[RcptState::Scheduled as usize] += 1;
+        } else if self.has_ended(key) {
             self.by_state[RcptState::Taken as usize] += 1;
             if let Some(queue) = self.rcpts.live(key).map(|entry| entry.queue) {
                 self.queue_mut(queue, |q| q.taken += 1);
@@ -87,6 +96,17 @@ impl Backlog {
         } else {
             self.make_due(key, false);
         }
+    }
+
+    /// True when a recipient fires at the end of its message and not at its own time, while nothing may end and an
+    /// unknown outcome forbids an early attempt.
+    fn waits_for_unknown(&self, key: u32) -> bool {
+        let Some(entry) = self.rcpts.live(key) else { return false };
+        let not_after = self.messages.live(entry.msg).map_or(u32::MAX, |message| message.not_after);
+        !self.clock.may_expire()
+            && rcpt::move_reason(entry.reason) == MoveReason::UnknownRetry
+            && entry.due >= not_after
+            && entry.due <= not_after.saturating_add(BACK_MAX)
     }
 
     /// Hangs a recipient that hangs nowhere and is counted nowhere into its due list.

@@ -1,12 +1,12 @@
 //! `fuzz NAME|all [--seed N] [--seconds S] [--jobs J]`: plays cases until the time is over or one goes wrong.
 //!
-//! A finding is printed with its seed and its input as hex, kept under `tests/fuzz-corpus/NAME/` when `--keep` is given,
-//! and makes the exit status 1. `fuzz NAME --seed N --seconds 0` plays the one case of that seed; `--input HEX` or
+//! A finding is printed with its seed and its input as hex, kept under `tests/fuzz-corpus/NAME/` with `--keep`, and
+//! makes the exit status 1. `fuzz NAME --seed N --seconds 0` plays the one case of that seed; `--input HEX` or
 //! `--file PATH` plays that one. `fuzz list` says what each target proves.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use clap::Parser;
@@ -84,7 +84,7 @@ fn campaigns(arguments: &Arguments, chosen: &[&'static Target]) -> ExitCode {
     let seed = arguments.seed.unwrap_or(time_of_day.wrapping_mul(1_000_000_007));
     let time = Duration::try_from_secs_f64(arguments.seconds).unwrap_or_default();
     println!("{} targets, {} s each, from seed {seed}", chosen.len(), arguments.seconds);
-    let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let (next, failed, played) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicU64::new(0));
     let work = || {
         while let Some(target) = chosen.get(next.fetch_add(1, Ordering::SeqCst)) {
             let (replayed, mut findings) = replay(target, &arguments.corpus);
@@ -99,6 +99,7 @@ fn campaigns(arguments: &Arguments, chosen: &[&'static Target]) -> ExitCode {
                 }
             }
             failed.fetch_add(findings.len(), Ordering::SeqCst);
+            played.fetch_add(cases, Ordering::SeqCst);
         }
     };
     std::thread::scope(|scope| {
@@ -106,7 +107,9 @@ fn campaigns(arguments: &Arguments, chosen: &[&'static Target]) -> ExitCode {
             scope.spawn(work);
         }
     });
-    ExitCode::from(u8::from(failed.into_inner() > 0))
+    let failed = failed.into_inner();
+    println!("{} cases, {failed} findings", played.into_inner());
+    ExitCode::from(u8::from(failed > 0))
 }
 
 fn keep(corpus: &Path, finding: &Finding) {

@@ -120,7 +120,8 @@ fn confirmation(source: &mut Source<'_>) -> Verdict {
     let mut turned = names.clone();
     turned.reverse();
     let leads_back = |name: &str| {
-        let hit = |back: &Back| matches!(back, Back::Addresses(all) if all.iter().any(|a| a.to_canonical() == own.to_canonical()));
+        let same = |address: &IpAddr| address.to_canonical() == own.to_canonical();
+        let hit = |back: &Back| matches!(back, Back::Addresses(all) if all.iter().any(same));
         names.iter().any(|(known, back)| known == name && hit(back))
     };
     let any = names.iter().any(|(name, _)| leads_back(name));

@@ -8,6 +8,7 @@
 
 mod ack;
 mod client_replies;
+mod client_site;
 mod config;
 mod dns;
 mod dsn;

@@ -151,9 +151,9 @@ fn must_come_back(image: &Image, written: &Written, hits: &Hits) -> bool {
     let start = written.at.offset() as usize;
     let bytes = &image.content.slots[&segment.slot];
     let len = queue::spool::records::RecordHeader::peek(&bytes[start..]).map_or(0, |header| header.shape().len);
-    // The newest copy must be whole: an older one may tell an earlier use.
-    let newest = segment.superblocks.iter().max_by_key(|(_, block)| block.generation);
-    let superblock = newest.is_some_and(|(at, _)| !hit(*at, at + BLOCK));
+    // Both copies tell the use: one is enough.
+    let of_use = |block: &Superblock| block.state == State::InUse && block.epoch == segment.epoch;
+    let superblock = segment.superblocks.iter().any(|(at, block)| of_use(block) && !hit(*at, at + BLOCK));
     let trailer = segment.sealed && !hit(segment.trailer_at, segment.trailer_at + BLOCK);
     let evidence = segment.batches.iter().filter(|batch| !hit(batch.offset as usize, batch.offset as usize + 64));
     let durable = evidence.map(|batch| batch.durable).max().unwrap_or(0);

@@ -85,7 +85,8 @@ key = "{dir}/dkim.pem"
             let ca = if server.tls == Tls::Clear { String::new() } else { place.text("cert.pem") };
             let (domain, port) = (&server.domain, server.port);
             config.push_str(&format!(
-                "[[route]]\ndomain = \"{domain}\"\nto = [\"127.0.0.1:{port}\"]\nlab = true\ntls = \"{tls}\"\ntls_ca = \"{ca}\"\n"
+                "[[route]]\ndomain = \"{domain}\"\nto = [\"127.0.0.1:{port}\"]\nlab = true\n\
+                 tls = \"{tls}\"\ntls_ca = \"{ca}\"\n"
             ));
         }
         let path = place.write("ringpost/ringpost.toml", &config)?;

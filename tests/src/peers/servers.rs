@@ -236,7 +236,8 @@ fn postfix(place: &Place, package: &Path, ports: [u16; 3]) -> Result<(Process, P
     let prepare = format!(
         "set -e; cd {dir_text}; mkdir -p queue data meta; cd queue\n\
          mkdir -p active bounce corrupt defer deferred flush hold incoming maildrop pid private public saved trace\n\
-         chown root . pid; chown news active bounce corrupt defer deferred flush hold incoming private saved trace ../data\n\
+         chown root . pid\n\
+         chown news active bounce corrupt defer deferred flush hold incoming private saved trace ../data\n\
          chown news:staff maildrop public {mail_text}\n\
          chmod 700 active bounce corrupt defer deferred flush hold incoming private saved trace\n\
          chmod 730 maildrop; chmod 710 public"
@@ -264,14 +265,19 @@ fn exim(place: &Place, package: &Path, ports: [u16; 3]) -> Result<(Process, Path
     let [clear, starttls, implicit] = ports;
     let config = format!(
         "primary_hostname = exim.test\nexim_path = {binary}\nkeep_environment =\n\
-         spool_directory = {spool}\nlog_file_path = {spool}/%slog\n\
+         spool_directory = {spool}\n\
+         log_file_path = {spool}/%slog\n\
          daemon_smtp_ports = {clear} : {starttls} : {implicit}\nlocal_interfaces = 127.0.0.1\n\
-         tls_on_connect_ports = {implicit}\ntls_advertise_hosts = ${{if eq{{$received_port}}{{{clear}}}{{}}{{*}}}}\n\
-         tls_certificate = {cert}\ntls_privatekey = {key}\nacl_smtp_rcpt = rcpt\nacl_smtp_data = data\ndkim_verify_signers =\n\
+         tls_on_connect_ports = {implicit}\n\
+         tls_advertise_hosts = ${{if eq{{$received_port}}{{{clear}}}{{}}{{*}}}}\n\
+         tls_certificate = {cert}\ntls_privatekey = {key}\nacl_smtp_rcpt = rcpt\nacl_smtp_data = data\n\
+         dkim_verify_signers =\n\
          host_lookup =\nrfc1413_hosts =\nchunking_advertise_hosts = *\nsmtp_accept_max = 0\n\
          smtp_accept_queue_per_connection = 0\nmessage_size_limit = 0\n\
          disable_ipv6 = true\nqueue_only = false\nnever_users =\n\
-         begin acl\nrcpt:\n  accept condition = ${{if or{{{{eq{{$received_port}}{{{clear}}}}}{{def:tls_in_cipher}}}}}}\ndata:\n  accept\n\
+         begin acl\nrcpt:\n\
+         \x20 accept condition = ${{if or{{{{eq{{$received_port}}{{{clear}}}}}{{def:tls_in_cipher}}}}}}\ndata:\n\
+         \x20  accept\n\
          begin routers\nall:\n  driver = accept\n  transport = box\n  unseen = no\n\
          begin transports\nbox:\n  driver = appendfile\n  directory = {mail}\n  maildir_format\n  create_directory\n\
          \x20 message_prefix =\n  message_suffix =\n  user = mail\n  group = mail\n  mode = 0644\n\

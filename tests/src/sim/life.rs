@@ -131,7 +131,7 @@ impl Life {
             compact_min: 96 * 1024,
             protections: protections.ack,
         };
-        let rings = Rings::Memory(world.rings.clone());
+        let rings = Rings::Memory(world.storage.state().rings.clone());
         let folder = AckFolder(world.storage.clone());
         let (mut log, replay) = AckLog::open(folder, rings, spool.identity(), recovery.is_new(), options)
             .map_err(|error| error.to_string())?;

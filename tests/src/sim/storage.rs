@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use queue::ack::{LogStore, MemoryStore};
+use queue::ack::{LogStore, MemoryRings, MemoryStore};
 use queue::disk::{Disk, Map, Room, Space};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -83,6 +83,8 @@ pub struct State {
     slots: BTreeMap<u32, Slot>,
     /// The ack log's folder.
     pub ack: MemoryStore,
+    /// Rings: they outlive the process, but not a power cut.
+    pub rings: MemoryRings,
     /// Events that are durable, in the order they became so.
     pub events: Vec<EventKey>,
     /// What goes wrong.
@@ -105,6 +107,7 @@ impl Storage {
         Self(Arc::new(Mutex::new(State {
             slots: BTreeMap::new(),
             ack: MemoryStore::default(),
+            rings: MemoryRings::default(),
             events: Vec::new(),
             faults: Faults::default(),
             kept: Vec::new(),
@@ -151,6 +154,7 @@ impl Storage {
         for slot in state.slots.values_mut() {
             slot.cut_power(&mut state.random);
         }
+        state.rings.clear();
         let random = &mut state.random;
         state.ack.cut_power(|| random.random());
     }
@@ -188,7 +192,7 @@ impl State {
     fn count(&mut self) {
         match self.trip {
             Some(0) if self.picture.is_none() => {
-                let picture = self.clone();
+                let picture = Self { rings: self.rings.snapshot(), ..self.clone() };
                 self.picture = Some(Box::new(picture));
                 self.trip = None;
             }

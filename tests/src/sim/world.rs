@@ -12,7 +12,6 @@ use mta::shard::effect::Effect;
 use mta::shard::mail::ShardMail;
 use mta::shard::policy::Policy;
 use mta::shard::router::Question;
-use queue::ack::MemoryRings;
 use queue::hold::{HoldRule, HoldRules};
 use queue::SpoolId;
 use rand::rngs::StdRng;
@@ -123,8 +122,6 @@ pub struct World {
     pub model: Model,
     /// What outlives the process.
     pub storage: Storage,
-    /// Rings outlive the process, but not a power cut.
-    pub rings: MemoryRings,
     /// The wall clock.
     pub clock: Clock,
     /// The process, while there is one.
@@ -176,7 +173,6 @@ impl World {
             trace: Trace::new(show),
             model: Model::default(),
             storage: Storage::new(seed, 6 * 1024 * 1024),
-            rings: MemoryRings::default(),
             clock: Clock::right(),
             life: None,
             policy,
@@ -481,7 +477,6 @@ impl World {
         self.model.crashed(power.then_some(horizon));
         if power {
             self.storage.cut_power();
-            self.rings.clear();
             self.learn_ends();
         }
         let wait = self.random.random_range(10..5000);
