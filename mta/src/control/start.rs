@@ -97,9 +97,9 @@ const AUTHORITIES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// The resolver's library insists on loading the machine's certificate authorities, though our DNS never speaks TLS. Where
-/// there are none (bare containers, small images) it is pointed at our own certificate instead of refusing to start.
-/// Our own verification uses the roots built in. Before any thread starts: the environment is not shared yet.
+/// The resolver's library insists on loading the machine's certificate authorities, though our DNS never speaks TLS.
+/// Where there are none (bare containers, small images) it is pointed at our own certificate instead of refusing to
+/// start. Our own verification uses the roots built in. Before any thread starts: the environment is not shared yet.
 fn mind_missing_authorities(config: &Config) {
     let named = std::env::var_os("SSL_CERT_FILE").is_some() || std::env::var_os("SSL_CERT_DIR").is_some();
     if !named && !AUTHORITIES.iter().any(|path| Path::new(path).exists()) {
