@@ -160,6 +160,11 @@ pub(super) fn survey(disk: &dyn Disk, segment_bytes: u64, protections: &Protecti
             survey.next_id = survey.next_id.max(trailer.max_id + 1);
             continue;
         }
+        if protections.sync_found {
+            // What a killed process wrote may stand in caches only. It counts from here on (originals of copies are given
+            // up, a cut-off says how far it reaches), so it must outlive a power cut too.
+            disk.sync(used.slot).map_err(io_error(format!("making seg-{:04} durable", used.slot)))?;
+        }
         let result = scan(disk, subject(used, cut, DATA_START), protections);
         survey.next_id = survey.next_id.max(result.max_id + 1);
         if cut.is_none() {
