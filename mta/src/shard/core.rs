@@ -273,6 +273,7 @@ impl Core {
     pub fn step(&mut self, now: Now, clock: ClockState) -> bool {
         self.wall = now.wall;
         self.policy.set_clock_trusted(clock.may_expire());
+        self.owner.set_judged(now);
         let more = self.backlog.advance(now.wall, clock, ADVANCE_BUDGET).more;
         self.expire(now);
         if !self.paused && !self.stopped {
