@@ -33,8 +33,11 @@ test-long: setup-test ## the campaigns: 10,000 seeds, 500 kills, power cuts, mut
 	$(CARGO) build --profile $(PROFILE) --workspace --bins
 	tests/long.sh
 
-bench: build ## measure, and write a report with plots to out/report.html
-	$(BIN)/ringbench suite --out out
+bench: build ## measure, and write a report with plots to target/bench/report.html
+	bench/adapters/fetch-postfix.sh
+	for scenario in relay-4k accept-only dkim large-100k latency rcpt-1000 idle; do \
+		$(BIN)/ringbench run $$scenario || true; done
+	$(BIN)/ringbench report
 
 show: ## run what proves one row and print its figure last: make show ROW=engine.a (no ROW: list them)
 	@$(CARGO) build --quiet --profile $(PROFILE) --workspace --bins

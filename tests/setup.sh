@@ -4,7 +4,7 @@
 set -eu
 case "${1:-build}" in
 build) packages="gcc libc6-dev make" ;;
-test) packages="gcc libc6-dev make swaks python3-dkim python3 iproute2 procps" ;;
+test) packages="gcc libc6-dev make swaks libnet-ssleay-perl python3-dkim python3 iproute2 procps" ;;
 image) packages="gcc libc6-dev make qemu-system-x86 ovmf systemd-boot-efi binutils squashfs-tools mtools dosfstools e2fsprogs" ;;
 *)
 	echo "setup.sh: build, test or image" >&2

@@ -21,7 +21,7 @@ pub fn rfc5322(seconds: u64) -> String {
 
 /// (year, month 1..=12, day 1..=31) of a day number since 1970-01-01, Gregorian.
 fn civil(days: u64) -> (u64, u64, u64) {
-    let leap = |year: u64| (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+    let leap = |year: u64| (year.is_multiple_of(4) && !year.is_multiple_of(100)) || year.is_multiple_of(400);
     let mut left = days;
     let mut year = 1970;
     while left >= if leap(year) { 366 } else { 365 } {

@@ -90,10 +90,10 @@ pub fn head_len() -> usize {
 fn body_line(line_no: u64, dots: bool, eight_bit: bool, room: usize) -> Vec<u8> {
     // Words drawn from the line number: the body compresses no better than ordinary text does.
     let mut line = Vec::with_capacity(78);
-    if dots && line_no % 8 == 0 {
-        line.extend_from_slice(if line_no % 16 == 0 { b".".as_slice() } else { b"..x " });
+    if dots && line_no.is_multiple_of(8) {
+        line.extend_from_slice(if line_no.is_multiple_of(16) { b".".as_slice() } else { b"..x " });
     }
-    if eight_bit && line_no % 4 == 0 {
+    if eight_bit && line_no.is_multiple_of(4) {
         line.extend_from_slice("grüße ".as_bytes());
     }
     let mut state = line_no.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -102,7 +102,7 @@ fn body_line(line_no: u64, dots: bool, eight_bit: bool, room: usize) -> Vec<u8> 
         state ^= state >> 7;
         state ^= state << 17;
         let letter = b'a' + (state >> 33).wrapping_rem(26) as u8;
-        line.push(if (state >> 20) % 6 == 0 { b' ' } else { letter });
+        line.push(if (state >> 20).is_multiple_of(6) { b' ' } else { letter });
     }
     let cut = line.len().min(room.max(1));
     // A cut inside a UTF-8 sequence would make the last line invalid text.

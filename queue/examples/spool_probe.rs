@@ -1,9 +1,10 @@
 //! The spool under power cuts: say what is there, then accept messages and say each one that is durable.
 //!
 //! Runs as the one program of a guest whose disk forgets (`powercut --program spool_probe`). Lines on the console:
-//! `got X` for every message recovered and read back whole, `bad ...` for whatever can't be right (damage, a wrong body),
-//! `scanned`, then `ack X` when the spool answered and `free X` before a message is retired. X names spool id, seed and
-//! length, so a message that comes back under another's name shows. Never cleans up: the next boot reads what is left.
+//! `got X` for every message recovered and read back whole, `bad ...` for whatever can't be right (damage, a wrong
+//! body), `scanned`, then `ack X` when the spool answered and `free X` before a message is retired. X names spool id,
+//! seed and length, so a message that comes back under another's name shows. Never cleans up: the next boot reads what
+//! is left.
 //!
 //! `spool_probe DIR [break=PROTECTION] [live=N]`
 
@@ -20,6 +21,9 @@ use queue::{Body, EnvRecipient, Envelope, SpoolId, UnixMillis};
 
 type Failure = Box<dyn std::error::Error>;
 
+/// Messages said to be free that are not retired yet. The console buffers lines: what the witness has not heard may not
+/// have happened.
+const UNHEARD: usize = 400;
 /// Messages handed in and not yet answered.
 const IN_FLIGHT: usize = 48;
 
@@ -103,6 +107,7 @@ struct Intake<'a> {
     bell: mpsc::Receiver<()>,
     waiting: Vec<Option<(SpoolId, String)>>,
     kept: VecDeque<(SpoolId, RecordRef, String)>,
+    freed: VecDeque<(SpoolId, RecordRef)>,
     random: Random,
 }
 
@@ -116,7 +121,7 @@ impl<'a> Intake<'a> {
                 let _ = ring.send(());
             }
         }));
-        Self { spool, port, bell, waiting: vec![None; IN_FLIGHT], kept, random }
+        Self { spool, port, bell, waiting: vec![None; IN_FLIGHT], kept, freed: VecDeque::new(), random }
     }
 
     fn run(mut self, live: usize) -> Result<(), Failure> {
@@ -134,10 +139,18 @@ impl<'a> Intake<'a> {
                 self.answered(token as usize, answer)?;
             }
             while self.kept.len() > live {
-                let Some((id, at, name)) = self.kept.pop_front() else { break };
-                println!("free {name}");
-                self.spool.retire(id, at);
+                self.free_oldest();
             }
+        }
+    }
+
+    fn free_oldest(&mut self) {
+        let Some((id, at, name)) = self.kept.pop_front() else { return };
+        println!("free {name}");
+        self.freed.push_back((id, at));
+        while self.freed.len() > UNHEARD {
+            let Some((id, at)) = self.freed.pop_front() else { return };
+            self.spool.retire(id, at);
         }
     }
 
@@ -181,9 +194,7 @@ impl<'a> Intake<'a> {
             Err(Refusal::Full { .. } | Refusal::Busy) => {
                 // Make room: the oldest quarter goes.
                 for _ in 0..self.kept.len() / 4 {
-                    let Some((id, at, name)) = self.kept.pop_front() else { break };
-                    println!("free {name}");
-                    self.spool.retire(id, at);
+                    self.free_oldest();
                 }
             }
             Err(refusal) => println!("refused {refusal}"),

@@ -74,7 +74,8 @@ pub struct Outcome {
     pub code: u16,
     /// RFC 3463 enhanced code; zeros when the peer gave none.
     pub enhanced: [u16; 3],
-    /// The reply text (or our own words when the fault was not the peer's); at most `limits::REPLY_TEXT_MAX` bytes.
+    /// The reply text without its enhanced code (or our own words when the fault was not the peer's); at most
+    /// `limits::REPLY_TEXT_MAX` bytes.
     pub text: String,
     /// What it means.
     pub class: BounceClass,

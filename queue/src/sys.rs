@@ -47,7 +47,11 @@ impl FileMap {
         }
         let page = 4096;
         let start = offset / page * page;
-        self.map.advise_range(Advice::PopulateRead, start, offset + len - start)
+        match self.map.advise_range(Advice::PopulateRead, start, offset + len - start) {
+            // A kernel before 5.14 does not know it: the pages come in when they are touched.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            other => other,
+        }
     }
 
     /// Pages of the file that are in memory.
@@ -263,6 +267,6 @@ impl Drop for WriteRing {
 /// What the operating system said.
 pub fn map_shared(file: &std::fs::File) -> std::io::Result<memmap2::MmapMut> {
     // SAFETY: the only callers map ack rings: files this process has created under its own epoch, filled with zeros by
-    // write(2) so that every page is there, and never truncates. The bytes are plain data; whoever reads them checks them.
+    // write(2) so that every page is there, and never truncates. The bytes are plain data, checked by whoever reads.
     unsafe { memmap2::MmapMut::map_mut(file) }
 }

@@ -131,10 +131,35 @@ fn e_an_unacknowledged_tail_is_dropped() {
     disk.flip(slot, done[5].2.offset() + 500);
     let report = expect(&disk, &done[..5].iter().collect::<Vec<_>>());
     assert_eq!((report.dropped_batches, report.dropped_records, report.damage.len()), (1, 1, 0));
-    // And it stays dropped, whatever the disk reads next time.
+    // Now it has a footer: the next start reads that, and finds the same.
+    let report = expect(&disk, &done[..5].iter().collect::<Vec<_>>());
+    assert_eq!((report.by_scan, report.dropped_batches), (0, 0));
+}
+
+#[test]
+fn e_h_what_one_start_dropped_stays_dropped() {
+    let (disk, done) = cut_after(6, 1);
+    let slot = used_slot(&disk);
+    disk.flip(slot, done[5].2.offset() + 500);
+    // Stopped again before it could be given a footer: the cut-off is all there is.
+    let (spool, recovery) = open(&disk);
+    until("a superblock with the cut-off", || superblocks(&disk).iter().any(|(_, block)| !block.cut_offs.is_empty()));
+    let disk = disk.snapshot();
+    drop((spool, recovery));
+    // This time the disk reads the bytes as they were written.
     disk.flip(slot, done[5].2.offset() + 500);
     let report = expect(&disk, &done[..5].iter().collect::<Vec<_>>());
     assert_eq!(report.dropped_batches, 1);
+}
+
+#[test]
+fn damage_is_reported_once_and_then_the_segment_has_a_footer_without_it() {
+    let (disk, done) = cut_after(6, 2);
+    disk.flip(used_slot(&disk), done[3].2.offset() + 1500);
+    let expected: Vec<_> = done.iter().filter(|(_, number, _)| *number != 3).collect();
+    assert_eq!(expect(&disk, &expected).damage.len(), 1);
+    let report = expect(&disk, &expected);
+    assert_eq!((report.damage, report.by_scan), (vec![], 0));
 }
 
 #[test]
@@ -191,7 +216,7 @@ fn recycled() -> (MemoryDisk, Put) {
 #[test]
 fn g_what_an_earlier_use_left_is_not_seen() {
     let (disk, done) = recycled();
-    let (spool, recovery) = open(&disk);
+    let (spool, recovery) = open(&disk.snapshot());
     let (found, report) = told(recovery);
     let last = done[0].2.segment;
     let here: Vec<_> = found.iter().filter(|(_, at, _)| at.segment == last).map(|(id, at, _)| (*id, *at)).collect();

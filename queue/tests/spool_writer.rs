@@ -7,19 +7,19 @@
 mod spool_support;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::Path;
 use std::sync::Arc;
 
 use queue::disk::{Buffer, Space};
 use queue::error::Refusal;
+use queue::spool::inspect::Inspector;
 use queue::spool::superblock::{Heat, State, Superblock};
 use queue::spool::writer::{Event, Protections, Spare, WriteOp, Writer, WriterConfig, BUFFERS};
-use queue::spool::{Prepared, Settings, Spool, WriterChoice};
+use queue::spool::Prepared;
 use queue::SpoolId;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use spool_support::memory::MemoryDisk;
-use spool_support::{body_of, commit_of, envelope_of, settings, NOW};
+use spool_support::{body_of, commit_of, envelope_of};
 
 const SEGMENT: u64 = 512 * 1024;
 const IDENTITY: u128 = 5;
@@ -227,34 +227,71 @@ fn violation(seed: u64, protections: Protections) -> Option<String> {
     }
     run.cut_power();
 
+    judge(&run, protections).err()
+}
+
+/// What recovery makes of the disk after a cut; an error when it is not what the clients were told.
+fn judge(run: &Run, protections: Protections) -> Result<Inspector, String> {
     let disk = MemoryDisk::default();
-    disk.with(|platter| platter.slots = std::mem::take(&mut run.slots));
-    let settings = Settings {
-        segment_bytes: SEGMENT,
-        spares: 0,
-        protections,
-        ..settings(Path::new("memory"), WriterChoice::Pwrite)
-    };
-    let (spool, recovery) = Spool::open_on_disk(Arc::new(disk), settings, NOW).unwrap();
+    disk.with(|platter| platter.slots = run.slots.clone());
+    let mut spool = Inspector::open(Arc::new(disk), SEGMENT, protections).unwrap();
     let mut found = Vec::new();
-    let report = recovery.run(&mut |message| found.push((message.id, message.at)));
+    let report = spool.each(&mut |message| found.push((message.id, message.at)));
     let ids: BTreeSet<u64> = found.iter().map(|(id, _)| id.0).collect();
     if let Some(lost) = run.acked.difference(&ids).next() {
-        return Some(format!("acknowledged {lost} is lost: {report:?}"));
+        return Err(format!("acknowledged {lost} is lost: {report:?}"));
     }
     if let Some(back) = run.refused.intersection(&ids).next() {
-        return Some(format!("refused {back} is back"));
+        return Err(format!("refused {back} is back"));
     }
     for (id, at) in found {
-        let Some(len) = run.lens.get(&id.0) else { return Some(format!("{} is of an earlier use", id.0)) };
+        let Some(len) = run.lens.get(&id.0) else { return Err(format!("{} is of an earlier use", id.0)) };
         match spool.load(id, at) {
-            Err(error) => return Some(format!("{} can't be read: {error}", id.0)),
-            Ok(stored) if stored.body[..] != body_of(id.0, *len)[..] => return Some(format!("{} is other mail", id.0)),
-            Ok(stored) if stored.envelope != envelope_of(id.0, *len) => return Some(format!("{} is other mail", id.0)),
+            Err(error) => return Err(format!("{} can't be read: {error}", id.0)),
+            Ok(stored) if stored.body[..] != body_of(id.0, *len)[..] => return Err(format!("{} is other mail", id.0)),
+            Ok(stored) if stored.envelope != envelope_of(id.0, *len) => return Err(format!("{} is other mail", id.0)),
             Ok(_) => {}
         }
     }
-    None
+    Ok(spool)
+}
+
+/// Several cuts, each run going on from what the one before left, with what recovery tells the next writer.
+#[test]
+fn many_cuts_in_a_row_lose_nothing() {
+    for seed in 0..40 {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let fresh = (0..24).map(|slot| (slot, vec![0; SEGMENT as usize])).collect();
+        let mut run = Run::new(seed, Protections::default(), as_spares(fresh, 2), 1, 2);
+        for round in 0..5 {
+            for _ in 0..rng.random_range(1..300) {
+                run.step();
+            }
+            run.cut_power();
+            let spool = judge(&run, Protections::default()).unwrap_or_else(|what| panic!("{seed}, {round}: {what}"));
+            let (first, number, _) = spool.next();
+            let config = WriterConfig {
+                identity: IDENTITY,
+                heat: Heat::Hot,
+                segment_bytes: SEGMENT,
+                protections: Protections::default(),
+            };
+            run.writer = Writer::new(config, Buffer::pool(BUFFERS), spool.cut_offs().to_vec());
+            let spares = (number..).zip(spool.spares()).map(|(number, (slot, generation))| Spare {
+                slot: *slot,
+                number,
+                epoch: rng.random(),
+                generation: *generation,
+                id_floor: first,
+                created: 0,
+                space: Space::Written,
+            });
+            run.spares = spares.collect();
+            run.waiting = None;
+            assert!(run.acked.last().is_none_or(|last| first > *last), "ids only rise");
+            run.next = first;
+        }
+    }
 }
 
 const RUNS: u64 = 150;

@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 
 /// The time every file carries when none is given (2024-01-01).
 pub const DEFAULT_TIME: u32 = 1_704_067_200;
+/// Where the authorities' certificates are on the machine that composes and, without the slash, in the image. TLS to
+/// hosts that prove who they are needs them.
+pub const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Folders that the first process mounts on.
 pub const MOUNT_POINTS: [&str; 8] = ["dev", "proc", "sys", "run", "tmp", "data", "etc", "bin"];
 
@@ -26,6 +29,8 @@ pub struct Spec {
     pub init: PathBuf,
     /// Static programs, placed in `/bin` under their own names.
     pub programs: Vec<PathBuf>,
+    /// Files and where they go, for instance the authorities' certificates.
+    pub files: Vec<(PathBuf, String)>,
     /// A folder whose content is laid over `/`.
     pub tree: Option<PathBuf>,
     /// Text of `/etc/ringpost/boot.conf`; none keeps the one of `tree`.
@@ -99,6 +104,10 @@ pub fn content(spec: &Spec) -> Result<Vec<Entry>> {
         for entry in read_tree(tree)? {
             add(entry);
         }
+    }
+    for (from, to) in &spec.files {
+        let data = fs::read(from).with_context(|| format!("read {}", from.display()))?;
+        add(Entry { path: to.trim_matches('/').to_string(), mode: 0o644, data });
     }
     for program in &spec.programs {
         let name = program.file_name().with_context(|| format!("{} is no file", program.display()))?;
@@ -199,6 +208,7 @@ mod tests {
             kernel: PathBuf::new(),
             init: PathBuf::new(),
             programs: Vec::new(),
+            files: vec![(tree.join("etc/a"), "/etc/b".into())],
             tree: Some(tree.clone()),
             conf: Some("hostname = x\n".into()),
             drivers: Vec::new(),
@@ -209,8 +219,8 @@ mod tests {
         let bad = content(&spec);
         fs::remove_dir_all(&tree).unwrap();
         let paths: Vec<_> = entries.iter().map(|e| e.path.as_str()).collect();
-        assert_eq!(paths, ["etc/a", "etc/ringpost/boot.conf"]);
-        assert_eq!(entries[1].data, b"hostname = x\n");
+        assert_eq!(paths, ["etc/a", "etc/b", "etc/ringpost/boot.conf"]);
+        assert_eq!(entries[2].data, b"hostname = x\n");
         assert!(bad.unwrap_err().to_string().contains("unknown key walk"));
     }
 }

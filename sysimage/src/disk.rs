@@ -40,6 +40,9 @@ pub struct DiskSpec {
     pub cmdline: String,
     /// Folder of `linuxx64.efi.stub` and `systemd-bootx64.efi`.
     pub boot_files: PathBuf,
+    /// The kernel is the boot file itself: an EFI stub with its command line and every driver of the root built in,
+    /// so that it needs neither loader nor initramfs. `cmdline` is not used.
+    pub bare_kernel: bool,
 }
 
 impl Default for DiskSpec {
@@ -47,9 +50,10 @@ impl Default for DiskSpec {
         DiskSpec {
             esp_mib: 64,
             root_mib: 128,
-            data_mib: 128,
+            data_mib: 1024,
             cmdline: "console=tty0 console=ttyS0,115200 quiet panic=10".into(),
             boot_files: "/usr/lib/systemd/boot/efi".into(),
+            bare_kernel: false,
         }
     }
 }
@@ -156,8 +160,11 @@ fn root_filesystem(spec: &Spec, parts: &Path) -> Result<PathBuf> {
 }
 
 fn unified_image(spec: &Spec, disk: &DiskSpec, kernel: &Kernel) -> Result<Vec<u8>> {
-    let stub = read_boot_file(disk, "linuxx64.efi.stub")?;
     let linux = fs::read(&kernel.image).with_context(|| format!("read {}", kernel.image.display()))?;
+    if disk.bare_kernel {
+        return Ok(linux);
+    }
+    let stub = read_boot_file(disk, "linuxx64.efi.stub")?;
     let initramfs = early(spec, kernel)?.finish();
     let version = env!("CARGO_PKG_VERSION");
     let release = format!("ID=ringpost\nNAME=Ringpost\nPRETTY_NAME=\"Ringpost {version}\"\nVERSION_ID={version}\n");
@@ -185,9 +192,17 @@ fn system_partition(spec: &Spec, disk: &DiskSpec, image: &[u8], seed: [u8; 32], 
         File::options().write(true).open(&path)?.set_modified(time)?;
         Ok(())
     };
+    let mut files = vec![("ringpost-a.efi", "::/EFI/BOOT/BOOTX64.EFI")];
     place("ringpost-a.efi", image)?;
-    place("bootx64.efi", &read_boot_file(disk, "systemd-bootx64.efi")?)?;
-    place("loader.conf", b"timeout 0\ndefault ringpost-a.efi\neditor no\n")?;
+    if !disk.bare_kernel {
+        place("bootx64.efi", &read_boot_file(disk, "systemd-bootx64.efi")?)?;
+        place("loader.conf", b"timeout 0\ndefault ringpost-a.efi\neditor no\n")?;
+        files = vec![
+            ("bootx64.efi", "::/EFI/BOOT/BOOTX64.EFI"),
+            ("ringpost-a.efi", "::/EFI/Linux/ringpost-a.efi"),
+            ("loader.conf", "::/loader/loader.conf"),
+        ];
+    }
     let esp = parts.join("esp.vfat");
     File::create(&esp)?.set_len(disk.esp_mib * MIB)?;
     let volume: String = identifier(seed, "esp").simple().to_string().chars().take(8).collect();
@@ -195,11 +210,6 @@ fn system_partition(spec: &Spec, disk: &DiskSpec, image: &[u8], seed: [u8; 32], 
     tools::run("mkfs.vfat", &format, parts, spec.time)?;
     let folders = ["::/EFI", "::/EFI/BOOT", "::/EFI/Linux", "::/loader"];
     tools::run("mmd", &[&["-i", "esp.vfat"][..], &folders].concat(), parts, spec.time)?;
-    let files = [
-        ("bootx64.efi", "::/EFI/BOOT/BOOTX64.EFI"),
-        ("ringpost-a.efi", "::/EFI/Linux/ringpost-a.efi"),
-        ("loader.conf", "::/loader/loader.conf"),
-    ];
     for (from, to) in files {
         tools::run("mcopy", &["-m", "-i", "esp.vfat", from, to], parts, spec.time)?;
     }

@@ -73,6 +73,9 @@ struct Compose {
     /// A static program for /bin; may be given several times.
     #[arg(long = "program")]
     programs: Vec<PathBuf>,
+    /// A file and where it goes, FROM=TO; may be given several times.
+    #[arg(long = "file", value_parser = from_to)]
+    files: Vec<(PathBuf, String)>,
     /// A folder laid over / of the image.
     #[arg(long)]
     tree: Option<PathBuf>,
@@ -88,6 +91,9 @@ struct Compose {
     /// What the kernel is told beside the root.
     #[arg(long)]
     cmdline: Option<String>,
+    /// The kernel boots by itself: EFI stub, command line and drivers built in; no loader, no initramfs.
+    #[arg(long)]
+    bare_kernel: bool,
     /// MiB of the root partition.
     #[arg(long)]
     root_mib: Option<u64>,
@@ -116,6 +122,11 @@ fn main() -> Result<()> {
     }
 }
 
+fn from_to(text: &str) -> Result<(PathBuf, String), String> {
+    let (from, to) = text.split_once('=').ok_or("expected FROM=TO")?;
+    Ok((from.into(), to.into()))
+}
+
 fn compose_image(arguments: Compose) -> Result<()> {
     let start = Instant::now();
     let init = match arguments.init {
@@ -132,6 +143,7 @@ fn compose_image(arguments: Compose) -> Result<()> {
         kernel: arguments.kernel,
         init,
         programs: arguments.programs,
+        files: arguments.files,
         tree: arguments.tree,
         conf,
         drivers: drivers.iter().map(|d| d.to_string()).collect(),
@@ -146,6 +158,7 @@ fn compose_image(arguments: Compose) -> Result<()> {
         wanted.cmdline = arguments.cmdline.unwrap_or(wanted.cmdline);
         wanted.root_mib = arguments.root_mib.unwrap_or(wanted.root_mib);
         wanted.data_mib = arguments.data_mib.unwrap_or(wanted.data_mib);
+        wanted.bare_kernel = arguments.bare_kernel;
         let report = disk::compose(&spec, &wanted, &arguments.out)?;
         println!("{}", serde_json::to_string(&report)?);
     }

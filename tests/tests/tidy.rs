@@ -30,11 +30,14 @@ fn layer_order_is_the_one_of_the_page() {
     let place = |name: &str| groups.iter().position(|g| g.iter().any(|m| m == name));
     assert!(place("limits") < place("smtp") && place("smtp") < place("bounce"), "{groups:?}");
     assert!(place("bounce") < place("ingress") && place("ingress") == place("delivery"), "{groups:?}");
+    let beside = layers::read_beside(&page.text);
+    assert!(!beside.sees.is_empty() && beside.seen_by.len() > 2, "{beside:?}");
     assert!(place("delivery") < place("shard") && place("shard") < place("control"), "{groups:?}");
 }
 
 const PAGE: &str = "Layers inside `mta`, low to high; `tests/tests/tidy.rs` fails:\n\
-    `limits error` | `smtp dns` | `ingress delivery` | `shard` | `control` | `main`. `net` stands beside.\n";
+    `limits error` | `smtp dns` | `ingress delivery` | `shard` | `control` | `main`. `net` stands beside: it sees\n\
+    `limits` and `error` and is seen by `ingress`, `delivery`, `shard`, `control`.\n";
 
 /// Exactly one finding that says `what` must come from the tree of `files`.
 fn fails(what: &str, files: &[(&str, &str)]) {

@@ -5,7 +5,11 @@ use super::plan::{Options, Plan};
 use anyhow::{Context, Result};
 use clap::Parser;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::runtime::Runtime;
+
+/// Longest wait for one connection to be greeted.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Open connections; they close when this is dropped.
 #[derive(Debug)]
@@ -37,14 +41,18 @@ pub fn hold(to: &str, count: usize) -> Result<(Held, bool)> {
         line.extend_from_slice(arguments);
         Ok(Arc::new(Plan::new(&Line::try_parse_from(line)?.options)?))
     };
+    let open = |plan: &Arc<Plan>| {
+        let opened = async { tokio::time::timeout(PATIENCE, Conversation::open(plan.clone())).await };
+        runtime.block_on(opened).unwrap_or_else(|_| Err(anyhow::anyhow!("no greeting within {PATIENCE:?}")))
+    };
     let mut chosen = plan(&["--starttls"])?;
-    let tls = runtime.block_on(Conversation::open(chosen.clone())).is_ok();
+    let tls = open(&chosen).is_ok();
     if !tls {
         chosen = plan(&[])?;
     }
     let mut connections = Vec::with_capacity(count);
     for _ in 0..count {
-        match runtime.block_on(Conversation::open(chosen.clone())) {
+        match open(&chosen) {
             Ok(conversation) => connections.push(conversation),
             Err(error) if connections.is_empty() => return Err(error).context("the first connection to hold"),
             Err(error) => {

@@ -4,13 +4,15 @@ use super::svg;
 use crate::run::result::{Load, Outcome};
 use std::fmt::Write;
 
-const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:64rem;padding:0 1rem;color:#222;\
-background:#fcfcfb}h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.5rem}table{border-collapse:collapse;width:100%;\
-margin:1rem 0}td,th{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #e4e2dd;vertical-align:top}\
-th{color:#666;font-weight:500}td.n{text-align:right;font-variant-numeric:tabular-nums}.good{color:#176b2c}.bad{color:#a11}\
-.quiet{color:#777;font-size:.9em}svg{max-width:100%;height:auto}";
+const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:64rem;padding:0 1rem;\
+color:#222;background:#fcfcfb}\
+h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.5rem}\
+table{border-collapse:collapse;width:100%;margin:1rem 0}\
+td,th{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #e4e2dd;vertical-align:top}\
+th{color:#666;font-weight:500}td.n{text-align:right;font-variant-numeric:tabular-nums}\
+.good{color:#176b2c}.bad{color:#a11}.quiet{color:#777;font-size:.9em}svg{max-width:100%;height:auto}";
 
-/// CPU per relayed 4 KiB message of other servers, milliseconds, for scale: server on one core, smtp-source load, one
+/// CPU per relayed 4 KiB message of other servers, microseconds, for scale: server on one core, smtp-source load, one
 /// shared two-core machine, medians of three runs. Only those that are durable before the 250.
 pub const PEERS: [(&str, f64); 4] = [
     ("KumoMTA, RocksDB, synced, 16 threads", 610.0),
@@ -80,8 +82,8 @@ fn one(html: &mut String, outcome: &Outcome) {
         );
     }
     html.push_str(
-        "</tbody></table><table><thead><tr><th>Load<th>Messages<th>CPU us<th>Kernel workers us<th>Accepted/s<th>End to end/s\
-         <th>Anon MiB<th>Flushes<th>Foreign cores</thead><tbody>",
+        "</tbody></table><table><thead><tr><th>Load<th>Messages<th>CPU us<th>Kernel workers us<th>Accepted/s\
+         <th>End to end/s<th>Anon MiB<th>Flushes<th>Foreign cores</thead><tbody>",
     );
     for load in &outcome.loads {
         row(html, load);

@@ -71,7 +71,8 @@ pub fn append_to(path: &Path) -> Result<File> {
 /// A Markdown table: a line per load, then a line per figure.
 pub fn markdown(outcomes: &[Outcome]) -> String {
     let mut text = String::from(
-        "| server | load | messages | CPU us | kernel workers us | accepted/s | end to end/s | anon MiB | flushes | foreign cores |\n\
+        "| server | load | messages | CPU us | kernel workers us | accepted/s | end to end/s | anon MiB | flushes \
+         | foreign cores |\n\
          | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for outcome in outcomes {

@@ -13,7 +13,7 @@ pub fn bars(items: &[(String, f64, bool)]) -> String {
         let (y, width) = (at * 30 + 4, (value / most * 480.0).clamp(1.0, 480.0));
         let _ = write!(
             svg,
-            "<text x=300 y={} text-anchor=end fill=#444>{}</text><rect x=310 y={y} width={width:.1} height=22 fill={} rx=2 />\
+            "<text x=300 y={} text-anchor=end>{}</text><rect x=310 y={y} width={width:.1} height=22 fill={} />\
              <text x={:.1} y={} fill=#222>{value:.1}</text>",
             y + 16,
             escape(label),

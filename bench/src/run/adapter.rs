@@ -28,6 +28,9 @@ pub struct Adapter {
     /// Shell command that prints the number of queued recipients (or messages).
     #[serde(default)]
     pub queued: String,
+    /// Words the server writes to its log when all that was on disk is scheduled; used where `queued` is not given.
+    #[serde(default)]
+    pub scheduled_words: String,
     /// Extra injector arguments of a critical stream.
     #[serde(default)]
     pub critical: Vec<String>,
@@ -93,7 +96,8 @@ mod tests {
     #[test]
     fn placeholders_fill_and_strangers_stay() {
         let adapter: Adapter = toml::from_str(
-            "name=\"x\"\nsmtp=\"h:{port}\"\n[variant.a]\nextra=\"at {port}\"\n[[file]]\npath=\"c\"\ntext=\"{extra} {other}\"",
+            "name=\"x\"\nsmtp=\"h:{port}\"\n[variant.a]\nextra=\"at {port}\"\n\
+             [[file]]\npath=\"c\"\ntext=\"{extra} {other}\"",
         )
         .unwrap();
         let base = BTreeMap::from([("port".to_owned(), "25".to_owned())]);

@@ -95,10 +95,11 @@ fn fill_and_restart(bed: &mut Bed, options: &Options, name: &str, rcpts: u64, ex
     let on_top = fill(bed, probe, rcpts, &format!("{name}, on top"), extra)?;
     let queued = full.messages * rcpts + on_top.messages * rcpts + empty.messages * rcpts;
     bed.stop_server();
+    let words = bed.scheduled_words();
     let began = Instant::now();
     let greeting = bed.start_server()?;
     println!("{name}: accepting {greeting:.2} s after restart");
-    let scheduled = wait_scheduled(bed, queued, began);
+    let scheduled = wait_scheduled(bed, queued, words, began);
     Ok(Filled {
         bytes_each: full.anon_growth as f64 / (full.messages * rcpts).max(1) as f64,
         rate_kept: on_top.accept_rate / empty.accept_rate.max(1e-9),
@@ -108,13 +109,23 @@ fn fill_and_restart(bed: &mut Bed, options: &Options, name: &str, rcpts: u64, ex
     })
 }
 
-fn wait_scheduled(bed: &Bed, queued: u64, began: Instant) -> Option<f64> {
-    bed.queued()?;
+/// Seconds from `began` until everything is scheduled again: by the queue length the server tells, or else by one more
+/// mention in its log per start (`words` counts those of the first start). `None` when the adapter knows neither.
+fn wait_scheduled(bed: &Bed, queued: u64, words: Option<usize>, began: Instant) -> Option<f64> {
+    let by_length = bed.queued().is_some();
+    let done = || match words {
+        _ if by_length => bed.queued().unwrap_or(0) >= queued,
+        Some(before) => bed.scheduled_words().unwrap_or(0) >= 2 * before.max(1),
+        None => true,
+    };
+    if !by_length && words.is_none() {
+        return None;
+    }
     while began.elapsed() < Duration::from_secs(300) {
-        if bed.queued().unwrap_or(0) >= queued {
+        if done() {
             return Some(began.elapsed().as_secs_f64());
         }
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(50));
     }
     Some(UNMEASURED)
 }

@@ -103,6 +103,7 @@ impl Bed {
         super::key::write(&dir, &mut base)?;
         let values = adapter.values(variant, &base);
         let meter = Meter::new(&format!("ringbench-{}", std::process::id()));
+        super::interrupt::remember(&meter.doors());
         let page: SocketAddr = format!("127.0.0.1:{}", free_port()?).parse()?;
         let mut bed = Self {
             adapter,
@@ -125,12 +126,12 @@ impl Bed {
         let address = format!("127.0.0.1:{port}");
         let mut command = if self.options.smtp_sink {
             self.receiver = Receiver::Theirs(self.dir.join("sink.log"));
-            let mut command = self.peer_tool("smtp-sink");
+            let mut command = self.peer_tool("smtp-sink")?;
             command.args(["-u", "root", "-c", &address, "1000"]);
             command
         } else {
-            let mut command = Command::new(std::env::current_exe()?);
-            command.args(["sink", "-L", &address, "--http", &page.to_string(), "--cores", &self.options.load_cores]);
+            let mut command = self.launch()?;
+            command.arg(std::env::current_exe()?).args(["sink", "-L", &address, "--http", &page.to_string()]);
             command.args(arguments.iter().map(|argument| fill(argument, &self.values)));
             command
         };
@@ -140,12 +141,18 @@ impl Bed {
     }
 
     /// One of Postfix's tools from the unpacked package, pinned like our own.
-    fn peer_tool(&self, name: &str) -> Command {
+    fn peer_tool(&self, name: &str) -> Result<Command> {
         let prefix = Path::new("target/peers/postfix");
-        let mut command = Command::new("taskset");
-        command.args(["-c", &self.options.load_cores]).arg(prefix.join("usr/sbin").join(name));
-        command.env("LD_LIBRARY_PATH", prefix.join("usr/lib/postfix"));
-        command
+        let mut command = self.launch()?;
+        command.arg(prefix.join("usr/sbin").join(name)).env("LD_LIBRARY_PATH", prefix.join("usr/lib/postfix"));
+        Ok(command)
+    }
+
+    /// A command that will run on the cores of the load and end with this process; the program is to follow.
+    fn launch(&self) -> Result<Command> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["launch", "--cores", &self.options.load_cores, "--"]);
+        Ok(command)
     }
 
     fn write_files(&self) -> Result<()> {
@@ -224,6 +231,15 @@ impl Bed {
         String::from_utf8_lossy(&output.stdout).trim().parse().ok()
     }
 
+    /// How often the server's log has the words for "all scheduled"; `None` when the adapter names none.
+    pub fn scheduled_words(&self) -> Option<usize> {
+        if self.adapter.scheduled_words.is_empty() {
+            return None;
+        }
+        let log = fs::read(self.dir.join("server.log")).unwrap_or_default();
+        Some(memchr::memmem::find_iter(&log, self.adapter.scheduled_words.as_bytes()).count())
+    }
+
     /// Reads the meter.
     pub fn read(&self) -> Result<Reading> {
         self.meter.read()
@@ -281,8 +297,8 @@ impl Bed {
     pub fn start_inject(&self, label: &str, arguments: &[&str]) -> Result<Injection> {
         let json = self.dir.join(format!("inject-{label}.json"));
         let _ = fs::remove_file(&json);
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(["inject", "--to", &self.smtp(), "--cores", &self.options.load_cores, "--json"]).arg(&json);
+        let mut command = self.launch()?;
+        command.arg(std::env::current_exe()?).args(["inject", "--to", &self.smtp(), "--json"]).arg(&json);
         command.args(arguments).stdin(Stdio::null()).process_group(0);
         let log = File::create(self.dir.join(format!("inject-{label}.log")))?;
         command.stdout(log.try_clone()?).stderr(log);
@@ -296,7 +312,7 @@ impl Bed {
 
     /// Runs Postfix's smtp-source: 50 kept connections, unique recipients. Returns seconds.
     pub fn smtp_source(&self, messages: u64, size: usize) -> Result<f64> {
-        let mut command = self.peer_tool("smtp-source");
+        let mut command = self.peer_tool("smtp-source")?;
         command.args(["-s", "50", "-d", "-N", "-l", &size.to_string(), "-m", &messages.to_string()]);
         command.args(["-f", "sender@bench.test", "-t", "u@example.test", &self.smtp()]);
         let began = Instant::now();

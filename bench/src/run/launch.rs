@@ -22,6 +22,8 @@ pub struct Options {
 
 /// Does not return unless something fails.
 pub fn command(options: &Options) -> Result<()> {
+    // A run that is killed takes its server and its loads with it.
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM).context("tying to the parent")?;
     for door in &options.join {
         std::fs::write(door, std::process::id().to_string()).with_context(|| format!("joining {}", door.display()))?;
     }

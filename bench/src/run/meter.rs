@@ -57,6 +57,9 @@ impl Meter {
     /// Makes a control group, or says on standard error why there is none.
     pub fn new(name: &str) -> Self {
         let root = Path::new("/sys/fs/cgroup");
+        for folder in [root.to_owned(), root.join("cpuacct"), root.join("memory")] {
+            remove_stale(&folder);
+        }
         let v1 = root.join("cpuacct").join(name);
         if root.join("cpuacct/cpuacct.usage").exists() && fs::create_dir_all(&v1).is_ok() {
             let memory = root.join("memory").join(name);
@@ -160,6 +163,32 @@ impl Drop for Meter {
                 let _ = fs::remove_dir(group);
             }
             Meter::Tree(_) => {}
+        }
+    }
+}
+
+/// Kills what is in a control group.
+pub fn empty(door: &Path) {
+    for _ in 0..50 {
+        let left = numbers(door);
+        if left.is_empty() {
+            return;
+        }
+        for pid in left {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+/// Groups left by a run that was killed; removing one that is in use fails, and should.
+fn remove_stale(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid =
+            name.to_str().and_then(|name| name.strip_prefix("ringbench-")).map(|rest| rest.trim_start_matches("raw-"));
+        if pid.is_some_and(|pid| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists()) {
+            let _ = fs::remove_dir(entry.path());
         }
     }
 }

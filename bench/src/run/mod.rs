@@ -3,7 +3,8 @@
 mod adapter;
 mod backlog;
 mod bed;
-mod key;
+mod interrupt;
+pub mod key;
 mod latency;
 pub mod launch;
 pub mod machine;
@@ -113,6 +114,7 @@ const SCENARIOS: &[Scenario] = &[
 
 /// The subcommand `run`: exit code 1 when a bar is not met.
 pub fn command(options: &Options) -> Result<()> {
+    interrupt::watch()?;
     let Some(name) = &options.scenario else {
         for scenario in SCENARIOS {
             println!("{:12} {:10} {}", scenario.name, scenario.row, scenario.about);
@@ -160,6 +162,7 @@ fn run(name: &str, options: &Options) -> Result<Outcome> {
 /// The subcommand `compare`: the same scenario against each adapter, then a table. Bars don't matter here.
 pub fn compare(options: &Compare) -> Result<()> {
     let name = options.run.scenario.clone().unwrap_or_else(|| "relay-4k".to_owned());
+    interrupt::watch()?;
     let mut outcomes = Vec::new();
     for adapter in &options.with {
         let run_options = Options { adapter: adapter.clone(), json: None, ..options.run.clone() };

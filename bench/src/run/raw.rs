@@ -68,7 +68,15 @@ pub fn measure_baseline(options: &Options, size: usize) -> Result<Baseline> {
     let (middle, end) = (format!("127.0.0.1:{}", free_port()?), format!("127.0.0.1:{}", free_port()?));
     let size_text = size.to_string();
     let mut sink = Command::new(&exe);
-    sink.args(["raw-sink", "--at", &end, "--size", &size_text, "--cores", &options.load_cores]);
+    sink.args(["launch", "--"]).arg(&exe).args([
+        "raw-sink",
+        "--at",
+        &end,
+        "--size",
+        &size_text,
+        "--cores",
+        &options.load_cores,
+    ]);
     let _sink = Guarded(spawn(sink)?);
     let mut mover = Command::new(&exe);
     mover.args(["launch", "--cores", &options.mta_cores]);
@@ -225,7 +233,7 @@ fn written_before(path: &Path, size: usize) -> Result<(File, bool)> {
     std::fs::write(path, vec![0u8; FILE_BYTES as usize])?;
     File::open(path)?.sync_all()?;
     let flags = libc::O_DIRECT | libc::O_DSYNC;
-    if size % ALIGN == 0 {
+    if size.is_multiple_of(ALIGN) {
         if let Ok(file) = OpenOptions::new().write(true).custom_flags(flags).open(path) {
             return Ok((file, true));
         }

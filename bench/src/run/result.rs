@@ -197,8 +197,9 @@ impl Load {
     pub fn line(&self) -> String {
         let syscalls = self.syscalls.map_or(String::new(), |n| format!(", {n:.1} system calls"));
         format!(
-            "{}: {} accepted, {} arrived; CPU {:.1} us + kernel workers {:.1} us per message; accepted {:.0}/s, end to end \
-             {:.0}/s; anon {:.1} MiB; disk {:.0} bytes and {:.3} flushes per message{syscalls}; foreign load {:.2} cores",
+            "{}: {} accepted, {} arrived; CPU {:.1} us + kernel workers {:.1} us per message; accepted {:.0}/s, \
+             end to end {:.0}/s; anon {:.1} MiB; disk {:.0} bytes and {:.3} flushes per message{syscalls}; \
+             foreign load {:.2} cores",
             self.name,
             self.messages,
             self.arrived,

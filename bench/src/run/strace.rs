@@ -37,7 +37,8 @@ mod tests {
 
     #[test]
     fn total_line() {
-        let text = "% time seconds usecs/call calls errors syscall\n 90.00 0.1 1 7 2 read\n------\n100.00    0.123456           5     12345       678 total\n";
+        let text = "% time seconds usecs/call calls errors syscall\n 90.00 0.1 1 7 2 read\n------\n\
+             100.00    0.123456           5     12345       678 total\n";
         assert_eq!(total_calls(text), Some(12345));
         assert_eq!(total_calls(""), None);
     }

@@ -157,7 +157,7 @@ async fn encrypt(stream: Stream, session: &mut Session, world: &World) -> Result
 async fn settle(session: &mut Session, out: &mut Vec<u8>, world: &World, now: Instant) -> Step {
     world.ended.set(world.ended.get() + 1);
     if let Mode::DropAfterData(each) = world.mode {
-        if world.ended.get() % each == 0 {
+        if world.ended.get().is_multiple_of(each) {
             world.stats.borrow_mut().closed_on_purpose += 1;
             return Step::Close;
         }

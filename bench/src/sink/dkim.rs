@@ -149,3 +149,33 @@ holds_nothing!(Box<str>, RecordSet<MX>);
 holds_nothing!(Box<str>, RecordSet<Ipv4Addr>);
 holds_nothing!(Box<str>, RecordSet<Ipv6Addr>);
 holds_nothing!(IpAddr, RecordSet<Box<str>>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::key;
+    use std::collections::BTreeMap;
+
+    fn verify(verifier: &Verifier, message: &[u8]) -> Signed {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(verifier.verify(message))
+    }
+
+    #[test]
+    fn r6376_signature_passes_until_the_body_changes() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let dir = std::env::temp_dir().join(format!("ringbench-dkim-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        key::write(&dir, &mut BTreeMap::new()).unwrap();
+        let message = b"From: a@bench.test\r\nTo: b@c.test\r\nSubject: x\r\n\r\nbody\r\n";
+        let mut signed = key::sign(&dir, message).unwrap().into_bytes();
+        signed.extend_from_slice(message);
+        let verifier = Verifier::load(&dir.join("dkim.txt")).unwrap();
+        assert!(matches!(verify(&verifier, &signed), Signed::Pass(_)));
+        let at = signed.len() - 3;
+        signed[at] = b'Y';
+        assert!(matches!(verify(&verifier, &signed), Signed::Fail(_)));
+        assert_eq!(verify(&verifier, message), Signed::None);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}

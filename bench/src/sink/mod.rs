@@ -68,7 +68,7 @@ pub struct Options {
     #[arg(long)]
     pub verify: bool,
     /// Verify DKIM signatures with the key records of this file ("selector._domainkey.domain v=DKIM1; p=..." lines)
-    #[arg(long)]
+    #[arg(long, alias = "dkim-records")]
     pub dkim_keys: Option<PathBuf>,
     /// Serve counters and the last messages as a page on this address
     #[arg(long)]

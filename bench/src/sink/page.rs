@@ -5,13 +5,15 @@ use super::recent::Arrived;
 use super::world::World;
 use std::fmt::Write;
 
-const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#222;\
-background:#fcfcfb}h1{font-size:1.3rem}table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.25rem .6rem;\
-border-bottom:1px solid #e4e2dd;vertical-align:top;overflow-wrap:anywhere}th{color:#666;font-weight:500}\
+const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;\
+color:#222;background:#fcfcfb}h1{font-size:1.3rem}table{border-collapse:collapse;width:100%}\
+td,th{text-align:left;padding:.25rem .6rem;border-bottom:1px solid #e4e2dd;vertical-align:top;overflow-wrap:anywhere}\
+th{color:#666;font-weight:500}\
 td.n{text-align:right;font-variant-numeric:tabular-nums}pre{background:#f4f2ee;padding:1rem;overflow:auto;\
 white-space:pre-wrap;overflow-wrap:anywhere}.good{color:#176b2c}.bad{color:#a11}.quiet{color:#777}a{color:#154a8a}\
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem}dt{color:#666}dd{margin:0}\
-@media(prefers-color-scheme:dark){body{background:#191a1c;color:#ddd}pre{background:#232427}td,th{border-color:#333}a{color:#8ab4f8}}";
+@media(prefers-color-scheme:dark){body{background:#191a1c;color:#ddd}pre{background:#232427}\
+td,th{border-color:#333}a{color:#8ab4f8}}";
 
 /// The list of the last messages with the counters.
 pub fn list(world: &World) -> String {
@@ -49,7 +51,8 @@ pub fn list(world: &World) -> String {
         );
     }
     html.push_str(
-        "</dl><p><a href=\"/stats.json\">All counters as JSON</a></p><table><thead><tr><th>#<th>Arrived<th>Subject<th>From\
+        "</dl><p><a href=\"/stats.json\">All counters as JSON</a></p><table><thead><tr>\
+         <th>#<th>Arrived<th>Subject<th>From\
          <th>To<th>Size<th>Connected from<th>DKIM</thead><tbody>",
     );
     for arrived in world.recent.borrow().newest() {

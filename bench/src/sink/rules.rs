@@ -244,7 +244,8 @@ mod tests {
     #[test]
     fn first_matching_rule_answers() {
         let mut rules = rules(
-            "[[rule]]\ndomain=\"*.slow.test\"\non=\"rcpt\"\nreply=\"450 a\"\n[[rule]]\non=\"rcpt\"\nreply=\"550 b\"\nafter=1",
+            "[[rule]]\ndomain=\"*.slow.test\"\non=\"rcpt\"\nreply=\"450 a\"\n\
+             [[rule]]\non=\"rcpt\"\nreply=\"550 b\"\nafter=1",
         );
         let now = Instant::now();
         assert_eq!(rules.ask(&question("x.slow.test", now)).unwrap().reply.as_deref(), Some("450 a"));

@@ -75,7 +75,8 @@ impl Stats {
     /// Prints for people.
     pub fn print(&self) {
         println!(
-            "messages {} (DATA {}, BDAT {}), recipients {}, bytes {}, {:.0} msg/s; connections {} (most at once {}, TLS {})",
+            "messages {} (DATA {}, BDAT {}), recipients {}, bytes {}, {:.0} msg/s; \
+             connections {} (most at once {}, TLS {})",
             self.messages,
             self.by_data,
             self.by_bdat,
@@ -87,7 +88,8 @@ impl Stats {
             self.tls
         );
         println!(
-            "4xx {} 5xx {}; content exact {} damaged {} foreign {}; DKIM pass {} fail {} none {}; sink CPU {:.1} us per message",
+            "4xx {} 5xx {}; content exact {} damaged {} foreign {}; DKIM pass {} fail {} none {}; \
+             sink CPU {:.1} us per message",
             self.replies_4xx,
             self.replies_5xx,
             self.content_exact,

@@ -230,11 +230,13 @@ fn explanation(report: &Report<'_>) -> String {
 fn explain(report: &Report<'_>, one: &Reported<'_>, text: &mut String) {
     let who = one
         .remote_mta
+        // Without a code nobody there said anything.
+        .filter(|_| one.outcome.code > 0)
         .map_or_else(|| "this system says".to_owned(), |mta| format!("the host {} said", clean(mta, false)));
     text.push_str(&format!("\r\n  <{}>\r\n", address(report, one)));
     let said = format!("{who}: {}", reply_line(one.outcome, true));
     push_wrapped(&said, "    ", text);
-    if let Some(until) = one.will_retry_until {
+    if let Some(until) = one.will_retry_until.filter(|_| one.action == Action::Delayed) {
         let when = date::rfc5322(UnixMillis(u64::from(until.0) * 1000));
         text.push_str(&format!("    It is tried until {when}.\r\n"));
     }
@@ -402,6 +404,17 @@ fn header_only(original: &[u8]) -> Part {
     part
 }
 
+/// The addresses that a report of ours speaks of.
+#[must_use]
+pub fn reported(report: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(report);
+    // The first and the last part are other people's words.
+    let part =
+        text.split("delivery-status\r\n").nth(1).and_then(|rest| rest.split("\r\n--").next()).unwrap_or_default();
+    let fields = part.lines().filter_map(|line| line.strip_prefix("Final-Recipient: "));
+    fields.filter_map(|value| Some(value.split_once("; ")?.1.to_owned())).collect()
+}
+
 /// A delimiter that no line of the returned content starts with.
 fn boundary(id: &str, content: &[u8]) -> String {
     let mut boundary = format!("=_{id}");
@@ -461,6 +474,17 @@ mod tests {
             last_attempt: UnixSecs(1_795_215_498),
             will_retry_until: None,
         }
+    }
+
+    #[test]
+    fn a_report_can_be_read_back() {
+        let failed = outcome(OutcomeKind::Failed, 550, [5, 1, 1], "Final-Recipient: rfc822; forged@b.test");
+        let rows = [reported(0, Action::Failed, &failed), reported(1, Action::Failed, &failed)];
+        let mut asked = envelope();
+        asked.ret = DsnRet::Full;
+        let original = b"From: s@a.test\r\n\r\nFinal-Recipient: rfc822; forged@b.test\r\n";
+        let (dsn, _) = text(&asked, &rows, original);
+        assert_eq!(super::reported(&dsn.body), ["x@b.test", "y@b.test"]);
     }
 
     #[test]

@@ -159,11 +159,14 @@ pub struct Dns {
     pub servers: Vec<String>,
     /// Validate DNSSEC. Default true.
     pub dnssec: bool,
+    /// Seconds after which the name of a parked source is checked again, 1 to 3600. Default 300. Takes effect at the
+    /// next start.
+    pub parked_check_s: u32,
 }
 
 impl Default for Dns {
     fn default() -> Self {
-        Self { mode: "recursor".into(), servers: Vec::new(), dnssec: true }
+        Self { mode: "recursor".into(), servers: Vec::new(), dnssec: true, parked_check_s: 300 }
     }
 }
 
@@ -187,8 +190,6 @@ pub struct Delivery {
     pub port: u16,
     /// Recipients that may wait in one ready queue. Default 2000.
     pub ready_max: usize,
-    /// Prefer IPv6 when a site and a source have both. Default false.
-    pub prefer_ipv6: bool,
 }
 
 impl Default for Delivery {
@@ -202,7 +203,6 @@ impl Default for Delivery {
             idle_s: 30,
             port: 25,
             ready_max: 2000,
-            prefer_ipv6: false,
         }
     }
 }

@@ -85,7 +85,7 @@ pub struct Stream {
 }
 
 /// One egress source.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)] // as in `raw::Source`
 pub struct Source {
     pub name: String,
@@ -185,10 +185,10 @@ pub fn resolve(raw: Raw) -> Result<Config, Bad> {
         cores: raw.server.cores,
         driver: driver(&raw.server.driver)?,
         lab: raw.server.lab,
-        hot_bytes: raw.server.hot_mib * 1024 * 1024,
+        hot_bytes: raw.server.hot_mib.saturating_mul(1024 * 1024),
         spool: raw.spool,
         events_dir: PathBuf::from(raw.events.dir),
-        events_max: raw.events.max_mib * 1024 * 1024,
+        events_max: raw.events.max_mib.saturating_mul(1024 * 1024),
         tls: raw.tls,
         dns: raw.dns,
         dns_servers,
@@ -250,6 +250,9 @@ fn check_server(raw: &Raw) -> Result<(), Bad> {
     if raw.dns.mode == "forward" && raw.dns.servers.is_empty() {
         return bad("dns.servers", "dns.mode = \"forward\" needs at least one address:port here");
     }
+    if !(1..=3600).contains(&raw.dns.parked_check_s) {
+        return bad("dns.parked_check_s", format!("{} is outside of 1 to 3600", raw.dns.parked_check_s));
+    }
     if raw.delivery.retry_first_s == 0 || raw.delivery.retry_first_s > raw.delivery.retry_max_s {
         return bad("delivery.retry_first_s", "must be at least 1 and at most delivery.retry_max_s");
     }
@@ -297,7 +300,7 @@ fn listener(i: usize, raw: &raw::Listener) -> Result<Listener, Bad> {
         Ok(address) => address,
         Err(_) => return bad(at("address"), format!("`{}` is no address:port; write 0.0.0.0:587", raw.address)),
     };
-    if raw.max_message_mib == 0 || raw.max_message_mib * 1024 * 1024 > queue::limits::MESSAGE_MAX {
+    if raw.max_message_mib == 0 || raw.max_message_mib > queue::limits::MESSAGE_MAX / (1024 * 1024) {
         return bad(at("max_message_mib"), "must be 1 to 50");
     }
     if raw.max_recipients < 100 || raw.max_recipients > queue::limits::RECIPIENTS_MAX {

@@ -22,6 +22,8 @@ use crate::smtp::server::{
 };
 use crate::tls;
 
+use super::durable;
+
 /// Settings of the resolver.
 #[must_use]
 pub fn resolver(config: &Config) -> ResolverConfig {
@@ -64,11 +66,21 @@ pub fn sources(config: &Config) -> Vec<EgressSource> {
 /// Our certificate; a self-signed one is made when there is none.
 pub fn server_tls(config: &Config) -> Result<tls::Server> {
     let (certificate, key) = (Path::new(&config.tls.certificate), Path::new(&config.tls.key));
-    if !certificate.exists() && !key.exists() {
-        let (chain, secret) = tls::self_signed(&[config.hostname.clone()])?;
-        write_secret(key, &secret)?;
+    if !certificate.exists() {
+        let names = std::slice::from_ref(&config.hostname);
+        // A key alone is what a power cut between the two files leaves.
+        let chain = match std::fs::read_to_string(key) {
+            Ok(secret) => tls::self_signed_for(names, &secret)
+                .with_context(|| format!("tls.certificate: {} is missing", certificate.display()))?,
+            Err(_) => {
+                let (chain, secret) = tls::self_signed(names)?;
+                write_secret(key, &secret)?;
+                chain
+            }
+        };
         write_file(certificate, chain.as_bytes())?;
-        tracing::warn!(certificate = %certificate.display(), "made a self-signed certificate; clients that verify refuse it");
+        let shown = certificate.display();
+        tracing::warn!(certificate = %shown, "made a self-signed certificate; clients that verify refuse it");
     }
     let read = |setting: &str, path: &Path| {
         std::fs::read(path)
@@ -90,33 +102,20 @@ pub fn dkim_keys(config: &Config) -> Result<Keyring> {
             let record = format!("{}._domainkey.{} {}\n", setting.selector, setting.domain, made.record);
             write_file(&path.with_extension("dns.txt"), record.as_bytes())?;
         }
-        let key = DkimKey::load(&setting.domain, &setting.selector, path).with_context(|| format!("dkim[{i}].key"))?;
+        let key = DkimKey::load(&setting.domain, &setting.selector, path)
+            .with_context(|| format!("dkim[{i}].key: {}", setting.key))?;
         keys.push(key);
     }
     Ok(Keyring::new(keys))
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-    }
-    std::fs::write(path, bytes).with_context(|| format!("writing {}", path.display()))
+    durable::write(path, bytes, 0o644).with_context(|| format!("writing {}", path.display()))
 }
 
 /// Writes a file only its owner may read.
 fn write_secret(path: &Path, text: &str) -> Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-    }
-    let mut file = std::fs::OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .mode(0o600)
-        .open(path)
-        .with_context(|| format!("writing {}", path.display()))?;
-    file.write_all(text.as_bytes()).with_context(|| format!("writing {}", path.display()))
+    durable::write(path, text.as_bytes(), 0o600).with_context(|| format!("writing {}", path.display()))
 }
 
 /// What the listeners let in.
@@ -212,8 +211,8 @@ fn server_policy(
             .collect(),
         credentials: credentials.iter().map(|c| (c.name.clone(), Arc::clone(c))).collect(),
         trusted: trusted.to_vec(),
-        xclient_peers: listener.xclient_from.iter().copied().collect(),
-        proxy_peers: listener.proxy_from.iter().copied().collect(),
+        xclient_peers: listener.xclient_from.to_vec(),
+        proxy_peers: listener.proxy_from.to_vec(),
         tls: true,
         lab_auth_in_clear: false,
         size_max: listener.max_message as u64,
@@ -240,7 +239,7 @@ fn credential(setting: &resolved::Credential, streams: &HashMap<&str, &resolved:
             .filter_map(|name| streams.get(name.as_str()).map(|s| (name.clone(), s.class)))
             .collect(),
         steer: SteerScope { pool: true, campaign: true, stream: true, schedule: true, priority: true },
-        networks: setting.networks.iter().copied().collect(),
+        networks: setting.networks.to_vec(),
         recipients_per_minute: (setting.recipients_per_minute > 0).then_some(setting.recipients_per_minute),
         ..Credential::default()
     })

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::Path;
 
+use super::durable;
+
 /// What `init` found or made.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Made {
@@ -48,8 +50,7 @@ pub fn write_config(dir: &Path, ports: Ports) -> io::Result<Made> {
     if path.exists() {
         return Ok(Made::Found);
     }
-    std::fs::create_dir_all(dir)?;
-    std::fs::write(&path, text(dir, ports))?;
+    durable::write(&path, text(dir, ports).as_bytes(), 0o644)?;
     Ok(Made::New)
 }
 

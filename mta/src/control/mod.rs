@@ -2,7 +2,9 @@
 
 pub mod assemble;
 pub mod doctor;
+pub mod durable;
 pub mod init;
 pub mod run;
 pub mod serve;
 pub mod start;
+pub mod status;

@@ -65,7 +65,7 @@ pub fn run(dir: &Path, sink: Option<&Path>) -> Result<()> {
     let ports = Ports::default();
     let made = init::write_config(dir, ports).with_context(|| format!("writing into {}", dir.display()))?;
     let path = dir.join("ringpost.toml");
-    let config = config::load(&path)?;
+    let mut config = config::load(&path)?;
     let signals = serve::block_signals()?;
     let running = start::start(&config)?;
     // After us: the signing key, made at the first start, is what it verifies with.
@@ -105,13 +105,14 @@ pub fn run(dir: &Path, sink: Option<&Path>) -> Result<()> {
         );
     }
     hints(ports);
-    loop {
-        match signals.wait().context("waiting for a signal")? {
-            Signal::SIGHUP => match config::load(&path) {
-                Ok(new) => running.reload(&config, &new),
-                Err(error) => println!("the configuration is refused, nothing changed: {error}"),
-            },
-            _ => break,
+    while signals.wait().context("waiting for a signal")? == Signal::SIGHUP {
+        match config::load(&path) {
+            Ok(new) => {
+                if running.reload(&config, &new) {
+                    config = new;
+                }
+            }
+            Err(error) => println!("the configuration is refused, nothing changed: {error}"),
         }
     }
     println!("\nStopping: transactions under way end first.");
@@ -206,14 +207,14 @@ fn arrived(port: u16) -> Result<u64> {
 }
 
 fn hints(ports: Ports) {
-    let relay = ports.relay;
+    let (relay, from) = (ports.relay, format!("hello@{LAB_DOMAIN}"));
     println!(
         "\nSend another (any of these):\n\n\
-         \x20 swaks --server 127.0.0.1:{relay} --from hello@{LAB_DOMAIN} --to you@inbox.test\n\n\
-         \x20 printf 'From: hello@{LAB_DOMAIN}\\nTo: you@inbox.test\\nSubject: hi\\n\\nhello\\n' | sed 's/$/\\r/' |\n\
-         \x20   curl -s --url smtp://127.0.0.1:{relay} --mail-from hello@{LAB_DOMAIN} --mail-rcpt you@inbox.test -T -\n\n\
-         \x20 python3 -c \"import smtplib; s=smtplib.SMTP('127.0.0.1',{relay}); \
-         s.sendmail('hello@{LAB_DOMAIN}',['you@inbox.test'],'From: hello@{LAB_DOMAIN}\\r\\nTo: you@inbox.test\\r\\nSubject: hi\\r\\n\\r\\nhello')\"\n\n\
+         \x20 swaks --server 127.0.0.1:{relay} --from {from} --to you@inbox.test\n\n\
+         \x20 printf 'From: {from}\\r\\nTo: you@inbox.test\\r\\nSubject: hi\\r\\n\\r\\nhello\\r\\n' | curl -s -T - \\\n\
+         \x20   --url smtp://127.0.0.1:{relay} --mail-from {from} --mail-rcpt you@inbox.test\n\n\
+         \x20 python3 -c \"import smtplib; smtplib.SMTP('127.0.0.1', {relay}).sendmail('{from}', ['you@inbox.test'], \
+         'From: {from}\\r\\nTo: you@inbox.test\\r\\nSubject: hi\\r\\n\\r\\nhello')\"\n\n\
          Ctrl-C stops it cleanly; the next start finds its state."
     );
 }

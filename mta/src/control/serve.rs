@@ -42,16 +42,14 @@ pub fn mta(path: &Path) -> Result<()> {
     signals.thread_block().context("blocking signals")?;
     let running = start::start(&config)?;
     announce(&running);
-    loop {
-        match signals.wait().context("waiting for a signal")? {
-            Signal::SIGHUP => match config::load(path) {
-                Ok(new) => {
-                    running.reload(&config, &new);
+    while signals.wait().context("waiting for a signal")? == Signal::SIGHUP {
+        match config::load(path) {
+            Ok(new) => {
+                if running.reload(&config, &new) {
                     config = new;
                 }
-                Err(error) => tracing::error!(%error, "the configuration is refused; nothing changed"),
-            },
-            _ => break,
+            }
+            Err(error) => tracing::error!(%error, "the configuration is refused; nothing changed"),
         }
     }
     tracing::info!("stopping: transactions under way end first");

@@ -7,12 +7,15 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
+use arc_swap::ArcSwap;
 use queue::ack::{AckLog, AckOptions, AckPort, DirStore, Replay};
 use queue::spool::{self, Recovery, Spool, WriterChoice};
+use queue::SpoolId;
 
-use super::assemble;
+use super::{assemble, status};
 use crate::config::resolved::DriverChoice;
 use crate::config::Config;
+use crate::dns::routes::Routes;
 use crate::dns::Resolver;
 use crate::egress::Egress;
 use crate::message::render::Pool;
@@ -22,12 +25,13 @@ use crate::record::EventLog;
 use crate::shard::acceptance::IngressPlan;
 use crate::shard::driver::{wall, Links};
 use crate::shard::jobs::RenderContext;
-use crate::shard::ledger::{Ledger, NoteQueue};
+use crate::shard::ledger::{Ledger, LedgerState, NoteQueue};
 use crate::shard::mail::ShardMail;
-use crate::shard::outbound::{Clients, Outbound};
+use crate::shard::outbound::{Fixed, Judges, Outbound};
 use crate::shard::placement::Placement;
 use crate::shard::policy::Policy;
 use crate::shard::recovery::RecoveredMessage;
+use crate::shard::reported::Reported;
 use crate::shard::work::{self, ShardPlan};
 use crate::tls;
 
@@ -60,6 +64,7 @@ pub struct Running {
     memory_path: PathBuf,
     ingress: Arc<IngressPlan>,
     render: Arc<RenderContext>,
+    outbound: Outbound,
 }
 
 /// Which driver the shards run on, and a remark when it is not the one wished for.
@@ -84,9 +89,29 @@ fn choose_cores(config: &Config) -> (usize, Vec<usize>) {
     (shards, cores)
 }
 
+/// Places where distributions keep the public certificate authorities.
+const AUTHORITIES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// The resolver's library insists on loading the machine's certificate authorities, though our DNS never speaks TLS.
+/// Where there are none (bare containers, small images) it is pointed at our own certificate instead of refusing to
+/// start. Our own verification uses the roots built in. Before any thread starts: the environment is not shared yet.
+fn mind_missing_authorities(config: &Config) {
+    let named = std::env::var_os("SSL_CERT_FILE").is_some() || std::env::var_os("SSL_CERT_DIR").is_some();
+    if !named && !AUTHORITIES.iter().any(|path| Path::new(path).exists()) {
+        std::env::set_var("SSL_CERT_FILE", &config.tls.certificate);
+    }
+}
+
 /// Starts everything a configuration asks for.
 pub fn start(config: &Config) -> Result<Running> {
     let mut remarks = Vec::new();
+    let server_tls = assemble::server_tls(config)?;
+    mind_missing_authorities(config);
     let (driver, remark) = choose_driver(config.driver)?;
     remarks.extend(remark);
     let (count, cores) = choose_cores(config);
@@ -97,23 +122,23 @@ pub fn start(config: &Config) -> Result<Running> {
         .build()
         .context("starting the control thread")?;
     let resolver = Resolver::start(assemble::resolver(config), control.handle()).map_err(anyhow::Error::msg)?;
-    let egress = Egress::start(assemble::sources(config), resolver.clone(), control.handle());
+    let check_parked = Duration::from_secs(u64::from(config.dns.parked_check_s));
+    let egress = Egress::start_checking(assemble::sources(config), resolver.clone(), check_parked, control.handle());
     let (spool, recovery) = open_spool(config)?;
     let status = spool.status();
     remarks.extend(status.reasons.iter().map(|r| format!("spool writer: {r}")));
     let (log, replay, ports) = open_ack_log(config, &spool, recovery.is_new(), count)?;
-    let server_tls = assemble::server_tls(config)?;
     let memory_path = PathBuf::from(&config.tls.memory);
     let memory = tls::Memory::load(&memory_path).with_context(|| {
         format!("tls.memory: {}: remove the file to start with an empty memory", memory_path.display())
     })?;
     let memory = Arc::new(Mutex::new(memory));
     let policy = Arc::new(Policy::new(config, count));
-    let clients = Arc::new(Clients::new(&config.routes).map_err(anyhow::Error::msg)?);
+    let fixed = Fixed::new(&policy.routes).map_err(anyhow::Error::msg)?;
     let outbound = Outbound {
         egress: egress.clone(),
-        routes: Arc::clone(&policy.routes),
-        clients,
+        fixed: Arc::new(ArcSwap::from_pointee([fixed.clone(), fixed])),
+        judges: Judges::new()?,
         memory: Arc::clone(&memory),
         lab: config.lab,
     };
@@ -153,8 +178,20 @@ pub fn start(config: &Config) -> Result<Running> {
         };
         shards.push(work::start(plan, &mut listening)?);
     }
+    if let Some(address) = config.control {
+        let listener = control.block_on(status::bind(address))?;
+        let sources = status::Sources {
+            spool: Arc::clone(&spool),
+            mailboxes: mailboxes.clone(),
+            egress: egress.clone(),
+            ledger: Arc::clone(&ledger.state),
+        };
+        control.spawn(status::serve(listener, sources));
+        listening.push(format!("http://{address}/ status page"));
+    }
     let recovered = Arc::new(AtomicBool::new(false));
-    let recovery = start_recovery(recovery, replay, mailboxes.clone(), Arc::clone(&recovered))?;
+    let recovery =
+        start_recovery(recovery, replay, &spool, mailboxes.clone(), Arc::clone(&recovered), Arc::clone(&ledger.state))?;
     Ok(Running {
         listening,
         remarks,
@@ -171,6 +208,7 @@ pub fn start(config: &Config) -> Result<Running> {
         memory_path,
         ingress,
         render,
+        outbound,
     })
 }
 
@@ -179,7 +217,7 @@ fn open_spool(config: &Config) -> Result<(Arc<Spool>, Recovery)> {
     let mut settings = spool::Settings::new(PathBuf::from(&s.dir), rand::random());
     settings.segment_bytes = s.segment_mib * 1024 * 1024;
     settings.spares = s.spares;
-    settings.reserve_bytes = s.reserve_mib * 1024 * 1024;
+    settings.reserve_bytes = s.reserve_mib.saturating_mul(1024 * 1024);
     settings.reserve_percent = s.reserve_percent;
     settings.writer = match s.writer.as_str() {
         "ring" => WriterChoice::Ring,
@@ -223,28 +261,50 @@ fn start_ledger(
     }
     let ends = notes.iter().cloned().zip(mailboxes.iter().cloned()).collect();
     let holder = Arc::clone(spool);
-    Ledger::start(log, events, ends, Box::new(move |id| holder.may_hold(id)), &config.hostname)
-        .context("starting the ledger thread")
+    let folder = PathBuf::from(&config.spool.dir).join("ack");
+    let ledger = Ledger::start(log, events, ends, Arc::new(move |id| holder.may_hold(id)), &folder, &config.hostname)
+        .context("starting the ledger thread")?;
+    let state = Arc::clone(&ledger.state);
+    spool.on_moved(Arc::new(move |moved| state.record_moves(moved.iter().map(|(id, ..)| *id), wall().secs())));
+    Ok(ledger)
 }
 
 /// Tells the shards what is on disk, while they accept mail already.
 fn start_recovery(
     recovery: Recovery,
     replay: Replay,
+    spool: &Arc<Spool>,
     mailboxes: Vec<Sender<ShardMail>>,
     done: Arc<AtomicBool>,
+    ledger: Arc<LedgerState>,
 ) -> Result<JoinHandle<()>> {
+    let spool = Arc::clone(spool);
     let work = move || {
         let begin = Instant::now();
-        let report = recovery.run(&mut |found| {
-            let message = RecoveredMessage::new(&found, |rcpt| replay.state(found.id, rcpt));
-            let shard = (found.id.0 as usize) % mailboxes.len().max(1);
+        let mut reported = Reported::default();
+        let tell = |message: RecoveredMessage| {
+            let shard = (message.id.0 as usize) % mailboxes.len().max(1);
             let mut letter = ShardMail::Recovered(Box::new(message));
             while let Err(back) = mailboxes[shard].send(letter) {
                 letter = back;
                 std::thread::sleep(Duration::from_millis(1));
             }
+        };
+        let mut highest = SpoolId(0);
+        if replay.needs_settling() {
+            tracing::error!(
+                report = ?replay.report(),
+                "the ack log is damaged: recipients it could have closed are held; release or bounce them"
+            );
+        }
+        let report = recovery.run(&mut |found| {
+            highest = highest.max(found.id);
+            let message = RecoveredMessage::new(&found, |rcpt| replay.state(found.id, rcpt));
+            if let Some(message) = reported.note(&found, message) {
+                tell(message);
+            }
         });
+        reported.settle(&spool).into_iter().for_each(tell);
         for damage in &report.damage {
             tracing::error!(?damage, "the spool is damaged here; the bytes were kept aside, everything else goes on");
         }
@@ -252,6 +312,10 @@ fn start_recovery(
             while mailbox.send(ShardMail::RecoveryDone).is_err() {
                 std::thread::sleep(Duration::from_millis(1));
             }
+        }
+        if replay.needs_settling() {
+            tracing::error!(held = replay.held_for_damage(), "recipients held because of the damaged ack log");
+            ledger.settle(highest);
         }
         let seconds = begin.elapsed().as_secs_f64();
         tracing::info!(messages = report.messages, recipients = report.recipients, seconds, "the spool is read");
@@ -262,8 +326,24 @@ fn start_recovery(
 
 impl Running {
     /// Puts a checked configuration in force, as far as it can change while running; says what waits for a restart.
-    pub fn reload(&self, old: &Config, new: &Config) {
-        let policy = Arc::new(Policy::new(new, self.mailboxes.len()));
+    /// False: it was refused, and nothing changed.
+    pub fn reload(&self, old: &Config, new: &Config) -> bool {
+        if old.sources != new.sources {
+            // Pools count sources by their place in the table that is in use.
+            tracing::error!("the configuration is refused, nothing changed: [[source]] takes effect at the next start");
+            return false;
+        }
+        let mut policy = Policy::new(new, self.mailboxes.len());
+        let [current, _] = &**self.outbound.fixed.load();
+        policy.routes = Arc::new(Routes::new(new.routes.clone()).after(&current.routes));
+        match Fixed::new(&policy.routes) {
+            Ok(fixed) => self.outbound.replace(fixed),
+            Err(error) => {
+                tracing::error!(%error, "the configuration is refused; nothing changed");
+                return false;
+            }
+        }
+        let policy = Arc::new(policy);
         for mailbox in &self.mailboxes {
             let mut letter = ShardMail::Policy(Arc::clone(&policy));
             while let Err(back) = mailbox.send(letter) {
@@ -283,6 +363,7 @@ impl Running {
             tracing::warn!("spool.dir, server.shards and server.cores take effect at the next start");
         }
         tracing::info!("the configuration was read again");
+        true
     }
 
     /// Stops in order: no new sessions, transactions under way end, everything noted is synced, the spool is sealed.

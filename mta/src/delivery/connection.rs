@@ -14,7 +14,8 @@ use super::{Closed, ConnId, ConnectJob, End, Feed, Transaction};
 
 /// Runs one connection from the first address to the last QUIT.
 pub async fn run(job: ConnectJob, feed: Rc<dyn Feed>) {
-    match open(&job, &*feed).await {
+    // In a box of its own: opening needs far more room than serving, and an idle connection would keep it.
+    match Box::pin(open(&job, &*feed)).await {
         Ok(Open { mut link, connected }) => {
             feed.connected(job.conn, &connected);
             drop(connected);

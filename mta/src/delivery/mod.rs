@@ -11,6 +11,7 @@ mod open;
 mod tests;
 
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use queue::Outcome;
@@ -33,6 +34,8 @@ pub struct Host {
     pub name: String,
     /// Its addresses, in the order to try.
     pub addresses: Vec<IpAddr>,
+    /// TCP port; hosts of a static route may each have their own.
+    pub port: u16,
 }
 
 /// How long each answer may take, in seconds. The defaults are the floors of RFC 5321 section 4.5.3.2.
@@ -87,8 +90,6 @@ pub struct ConnectJob {
     pub site: String,
     /// Exchangers in the order to try.
     pub hosts: Vec<Host>,
-    /// Port, 25 but for smarthosts.
-    pub port: u16,
     /// Whether to ask for TLS.
     pub tls: TlsMode,
     /// TLS from the first byte (a smarthost on port 465).
@@ -120,6 +121,8 @@ pub struct Connected {
     pub local: Option<SocketAddr>,
     /// First line of the greeting.
     pub greeting: String,
+    /// What the site offers; without DSN there, a wanted success report is ours to write as "relayed" (RFC 3461).
+    pub peer: Rc<PeerLimits>,
     /// Protocol, cipher and certificate verdict, when encrypted.
     pub tls: Option<tls::Info>,
     /// The handshake failed before, and policy let mail go on without TLS.

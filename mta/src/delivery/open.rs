@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -39,7 +40,7 @@ pub(super) async fn open(job: &ConnectJob, feed: &dyn Feed) -> Result<Open, Conn
             if tries.len() >= TRIES_MAX {
                 break 'hosts;
             }
-            match reach(job, host, SocketAddr::new(*address, job.port), feed).await {
+            match reach(job, host, SocketAddr::new(*address, host.port), feed).await {
                 Ok(open) => return Ok(open),
                 Err(Refusal { failure, host_is_done }) => {
                     tries.push(failure);
@@ -154,6 +155,7 @@ async fn dial(
         address,
         local,
         greeting: link.session.greeting().to_owned(),
+        peer: Rc::clone(link.session.limits()),
         tls: link.transport().and_then(Transport::info),
         downgraded: false,
     };
@@ -194,7 +196,7 @@ fn no_tls(host: &Host, address: SocketAddr, error: &tls::Error, opportunistic: b
 fn ended(job: &ConnectJob, host: &Host, address: SocketAddr, end: &End) -> HostFailure {
     let place = format!("{} [{}]", host.name, address.ip());
     let said = |stage: Stage, reply: &Reply| {
-        let text = reply.text();
+        let text = reply.words();
         let class = (job.classify)(reply.code, reply.enhanced, &text, stage);
         let kind = if reply.code == TAKES_NO_MAIL { OutcomeKind::Failed } else { OutcomeKind::Deferred };
         let outcome = Outcome { kind, code: reply.code, enhanced: reply.enhanced, text, class };

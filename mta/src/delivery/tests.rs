@@ -261,6 +261,7 @@ fn message(id: u64, recipients: &[&str], text: &str) -> Transaction {
 
 fn job(port: u16, hosts: &[u8]) -> ConnectJob {
     let host = |last: &u8| Host {
+        port,
         name: format!("mx{last}.test"),
         addresses: vec![IpAddr::V4(Ipv4Addr::new(127, 0, 0, *last))],
     };
@@ -270,7 +271,6 @@ fn job(port: u16, hosts: &[u8]) -> ConnectJob {
         ehlo: "out.test".into(),
         site: "site.test".into(),
         hosts: hosts.iter().map(host).collect(),
-        port,
         tls: TlsMode::Opportunistic,
         implicit_tls: false,
         client_tls: Arc::new(tls::Client::new(&tls::Trust::Anyone).expect("a client")),

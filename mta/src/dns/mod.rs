@@ -13,8 +13,8 @@
 //! | [`confirm`] | do address and name agree |
 //! | [`resolver`] | the door: asked by shards, answered on the control thread |
 //!
-//! Everything but `lookup` with its `upstream` and `resolver` with its `service` is pure. No module here decides whether TLS is required: it only
-//! says which answers were validated.
+//! Everything is pure but `lookup` with its `upstream`, and `resolver` with its `service`. No module here decides
+//! whether TLS is required: it only says which answers were validated.
 
 pub mod cache;
 pub mod confirm;

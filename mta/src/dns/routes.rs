@@ -13,6 +13,8 @@ pub struct Routes {
     rules: Vec<Rule>,
     /// (tenant, pattern) -> index; patterns as written: a domain, `*.suffix`, `*`.
     by_pattern: HashMap<(String, String), usize>,
+    /// Number of the first rule.
+    first: usize,
 }
 
 impl Routes {
@@ -24,10 +26,22 @@ impl Routes {
             let key = (rule.tenant.clone(), rule.domain.trim_end_matches('.').to_ascii_lowercase());
             by_pattern.entry(key).or_insert(index);
         }
-        Self { rules, by_pattern }
+        Self { rules, by_pattern, first: 0 }
     }
 
-    /// The rule for a domain (lower-case A-labels) and tenant, with its place in the configuration.
+    /// Counts its rules on from where an earlier configuration ended, so that a number never means two rules.
+    #[must_use]
+    pub fn after(mut self, earlier: &Self) -> Self {
+        self.first = earlier.first + earlier.rules.len();
+        self
+    }
+
+    /// Every rule with its number.
+    pub fn numbered(&self) -> impl Iterator<Item = (usize, &Rule)> {
+        self.rules.iter().enumerate().map(|(index, rule)| (self.first + index, rule))
+    }
+
+    /// The rule for a domain (lower-case A-labels) and tenant, with its number.
     #[must_use]
     pub fn find(&self, tenant: &str, domain: &str) -> Option<(usize, &Rule)> {
         if self.rules.is_empty() {
@@ -37,10 +51,10 @@ impl Routes {
         tenants.iter().find_map(|tenant| self.find_for(tenant, domain))
     }
 
-    /// The rule at a place that [`Routes::find`] gave.
+    /// The rule of a number that [`Routes::find`] gave; `None` when the number is of another configuration.
     #[must_use]
-    pub fn get(&self, index: usize) -> Option<&Rule> {
-        self.rules.get(index)
+    pub fn get(&self, number: usize) -> Option<&Rule> {
+        self.rules.get(number.checked_sub(self.first)?)
     }
 
     fn find_for(&self, tenant: &str, domain: &str) -> Option<(usize, &Rule)> {
@@ -52,7 +66,7 @@ impl Routes {
             rest = suffix;
         }
         let index = found.or_else(|| at("*".to_owned()))?;
-        Some((index, self.rules.get(index)?))
+        Some((self.first + index, self.rules.get(index)?))
     }
 }
 

@@ -82,6 +82,7 @@ pub struct SourceState {
     plumbed: bool,
     name: Name,
     check_at: Instant,
+    check_parked: Duration,
     checked: Option<Instant>,
     checking: bool,
 }
@@ -90,7 +91,22 @@ impl SourceState {
     /// A source at start: to be checked at once.
     #[must_use]
     pub fn new(source: EgressSource, plumbed: bool, now: Instant) -> Self {
-        Self { source, plumbed, name: Name::Unchecked, check_at: now, checked: None, checking: false }
+        Self {
+            source,
+            plumbed,
+            name: Name::Unchecked,
+            check_at: now,
+            check_parked: CHECK_PARKED,
+            checked: None,
+            checking: false,
+        }
+    }
+
+    /// While its name is wrong it is checked again after this time.
+    #[must_use]
+    pub fn checked_again_after(mut self, time: Duration) -> Self {
+        self.check_parked = time;
+        self
     }
 
     /// How it stands at `now`.
@@ -139,7 +155,7 @@ impl SourceState {
         self.checked = Some(now);
         let (name, again) = match (confirmation, &self.name) {
             (Confirmation::Confirmed { name }, _) => (Name::Confirmed { name, at: now }, CHECK_EVERY),
-            (Confirmation::Mismatch { why }, _) => (Name::Wrong(why), CHECK_PARKED),
+            (Confirmation::Mismatch { why }, _) => (Name::Wrong(why), self.check_parked),
             // A failing look-up proves nothing against a name that was confirmed; `standing` minds the grace.
             (Confirmation::Unknown { .. }, Name::Confirmed { .. }) => (self.name.clone(), CHECK_UNKNOWN),
             // Nor does it clear one that was wrong.

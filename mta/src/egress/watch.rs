@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::plumb::{self, Plumbed, Watcher};
-use super::source::{EgressSource, SourceState, Standing};
+use super::source::{EgressSource, SourceState, Standing, CHECK_PARKED};
 use crate::dns::{Confirmation, Resolver};
 
 /// All addresses are read again this often, should the kernel's messages have been missed.
@@ -64,6 +64,16 @@ pub struct Egress {
 impl Egress {
     /// Starts the task on `runtime`. Until the first checks are done no source may send (but assumed ones).
     pub fn start(sources: Vec<EgressSource>, resolver: Resolver, runtime: &tokio::runtime::Handle) -> Self {
+        Self::start_checking(sources, resolver, CHECK_PARKED, runtime)
+    }
+
+    /// As [`Egress::start`]; a source whose name is wrong is checked again after `check_parked`.
+    pub fn start_checking(
+        sources: Vec<EgressSource>,
+        resolver: Resolver,
+        check_parked: Duration,
+        runtime: &tokio::runtime::Handle,
+    ) -> Self {
         let now = Instant::now();
         let plumbed = read_or_keep(&Plumbed::default());
         let states: Vec<SourceState> = sources
@@ -76,7 +86,7 @@ impl Egress {
                     );
                 }
                 let there = plumbed.has(source.address);
-                SourceState::new(source, there, now)
+                SourceState::new(source, there, now).checked_again_after(check_parked)
             })
             .collect();
         let table = Arc::new(ArcSwap::from_pointee(table_of(&states, now)));

@@ -3,8 +3,11 @@
 //! Replies to everything that came in one read leave in one write. While a session idles it holds a small buffer
 //! only. A read under way is never dropped; a peer that is silent for too long is shut down by the socket's deadline.
 
+use std::future::{poll_fn, Future};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use queue::Class;
 
@@ -28,6 +31,9 @@ const COMMAND_SECONDS: u32 = 300;
 const DATA_SECONDS: u32 = 180;
 /// For a handshake or a PROXY header.
 const HANDSHAKE_SECONDS: u32 = 30;
+
+/// Mails of one connection that wait for the disk at once.
+const WAITING_MAX: usize = 64;
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +82,16 @@ struct Connection<'a, A> {
     door: &'a Door,
     acceptor: &'a A,
     out: Vec<u8>,
+}
+
+type Commit<'a> = Pin<Box<dyn Future<Output = Result<String, Reply>> + 'a>>;
+
+/// A mail on its way to the disk.
+struct Waiting<'a> {
+    /// What is said before its verdict.
+    before: Vec<u8>,
+    commit: Commit<'a>,
+    verdict: Option<Result<String, Reply>>,
 }
 
 /// What follows when a read has been dealt with.
@@ -143,34 +159,86 @@ impl<A: Acceptor> Connection<'_, A> {
         Vec::with_capacity(size)
     }
 
-    /// Feeds what was read, and carries out every step it leads to.
+    /// Feeds what was read, and carries out every step it leads to. Mails with more input behind them wait for the
+    /// disk together: a client that pipelines whole transactions pays for one batch, not for one after the other.
     async fn act(&mut self, input: &[u8]) -> Next {
+        let mut waiting = Vec::new();
         let mut at = 0;
         while let Some(rest) = input.get(at..).filter(|rest| !rest.is_empty()) {
             let (used, step) = self.feed(rest);
             at += used;
             let step = match step {
-                Step::Received(mail) => {
+                Step::More => continue,
+                Step::Received(mail) if at == input.len() && waiting.is_empty() => {
                     let verdict = self.acceptor.finish_and_commit(mail).await;
                     self.session.resume_received(verdict, &mut self.out)
                 }
-                Step::Verify(question) => {
-                    let answer = self.acceptor.verify(question).await;
-                    let now = self.acceptor.now();
-                    let mut gate = ShardGate { acceptor: self.acceptor };
-                    self.session.resume_auth(answer, now, &mut gate, &mut self.out)
+                Step::Received(mail) => {
+                    self.session.go_on();
+                    let commit: Commit<'_> = Box::pin(self.acceptor.finish_and_commit(mail));
+                    waiting.push(Waiting { before: std::mem::take(&mut self.out), commit, verdict: None });
+                    if waiting.len() < WAITING_MAX {
+                        continue;
+                    }
+                    self.settle(std::mem::take(&mut waiting)).await
                 }
-                Step::StartTls => match self.start_tls().await {
-                    Ok(()) => Step::More,
-                    Err(end) => return Next::End(end),
+                step => match self.settle(std::mem::take(&mut waiting)).await {
+                    Step::More => match self.answer(step).await {
+                        Ok(step) => step,
+                        Err(end) => return Next::End(end),
+                    },
+                    closed => closed,
                 },
-                step => step,
             };
             if matches!(step, Step::Close) {
                 return Next::End(self.flush().await.err().unwrap_or(End::Closed));
             }
         }
-        Next::Read
+        match self.settle(waiting).await {
+            Step::Close => Next::End(self.flush().await.err().unwrap_or(End::Closed)),
+            _ => Next::Read,
+        }
+    }
+
+    /// Carries out a step that nothing may overtake.
+    async fn answer(&mut self, step: Step) -> Result<Step, End> {
+        match step {
+            Step::Verify(question) => {
+                let answer = self.acceptor.verify(question).await;
+                let mut gate = ShardGate { acceptor: self.acceptor };
+                Ok(self.session.resume_auth(answer, self.acceptor.now(), &mut gate, &mut self.out))
+            }
+            Step::StartTls => self.start_tls().await.map(|()| Step::More),
+            step => Ok(step),
+        }
+    }
+
+    /// Waits for all of these, and puts their replies where they belong (RFC 2920 section 3.2: in order).
+    async fn settle(&mut self, mut waiting: Vec<Waiting<'_>>) -> Step {
+        if waiting.is_empty() {
+            return Step::More;
+        }
+        let behind = std::mem::take(&mut self.out);
+        poll_fn(|cx| {
+            let mut all = Poll::Ready(());
+            for one in waiting.iter_mut().filter(|one| one.verdict.is_none()) {
+                match one.commit.as_mut().poll(cx) {
+                    Poll::Ready(verdict) => one.verdict = Some(verdict),
+                    Poll::Pending => all = Poll::Pending,
+                }
+            }
+            all
+        })
+        .await;
+        for one in waiting {
+            self.out.extend_from_slice(&one.before);
+            let verdict = one.verdict.unwrap_or(Err(reply::NO_ROOM));
+            if let Step::Close = self.session.settle(verdict, &mut self.out) {
+                return Step::Close;
+            }
+        }
+        self.out.extend_from_slice(&behind);
+        Step::More
     }
 
     fn feed(&mut self, input: &[u8]) -> (usize, Step) {

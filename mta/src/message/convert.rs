@@ -34,7 +34,7 @@ pub enum ConvertError {
 /// When that can't be done without changing what the message says.
 pub fn to_seven_bit(message: &[u8]) -> Result<Vec<u8>, ConvertError> {
     let mut out = Vec::with_capacity(message.len() + message.len() / 2);
-    entity(message, 0, &mut out)?;
+    entity(message, 0, TEXT, &mut out)?;
     // Headers and what stands between parts are copied: defects in them can't be encoded away.
     let facts = facts::scan(&out);
     if facts.bare || facts.nul || facts.longest_line > LINE_MAX {
@@ -43,8 +43,12 @@ pub fn to_seven_bit(message: &[u8]) -> Result<Vec<u8>, ConvertError> {
     Ok(out)
 }
 
-/// One message or part: header, then what its type says.
-fn entity(bytes: &[u8], depth: usize, out: &mut Vec<u8>) -> Result<(), ConvertError> {
+/// What a part without Content-Type is, RFC 2045 section 5.2; and in a digest, RFC 2046 section 5.1.5.
+const TEXT: &str = "text/plain";
+const MESSAGE: &str = "message/rfc822";
+
+/// One message or part: header, then what its type says, or `untyped_as` without one.
+fn entity(bytes: &[u8], depth: usize, untyped_as: &str, out: &mut Vec<u8>) -> Result<(), ConvertError> {
     if depth > DEPTH_MAX {
         return Err(ConvertError::Structure);
     }
@@ -55,16 +59,17 @@ fn entity(bytes: &[u8], depth: usize, out: &mut Vec<u8>) -> Result<(), ConvertEr
     }
     let kind = header.first(Name::ContentType).map(|f| f.text(bytes));
     let encoding = header.first(Name::TransferEncoding).map(|f| f.text(bytes).to_ascii_lowercase()).unwrap_or_default();
-    let media = media_type(kind.as_deref().unwrap_or("text/plain"));
+    let media = media_type(kind.as_deref().unwrap_or(untyped_as));
     let encoded = matches!(encoding.as_str(), "base64" | "quoted-printable");
     if media.starts_with("multipart/") {
         let boundary = parameter(kind.as_deref().unwrap_or_default(), "boundary").ok_or(ConvertError::Structure)?;
         push_header(bytes, &header, Some("7bit"), false, out);
-        return multipart(body, boundary.as_bytes(), depth, out);
+        let parts_as = if media == "multipart/digest" { MESSAGE } else { TEXT };
+        return multipart(body, boundary.as_bytes(), depth, parts_as, out);
     }
     if matches!(media.as_str(), "message/rfc822" | "message/global") && !encoded {
         push_header(bytes, &header, Some("7bit"), false, out);
-        return entity(body, depth + 1, out);
+        return entity(body, depth + 1, TEXT, out);
     }
     let facts = facts::scan(body);
     let fits = !facts.eight_bit && !facts.bare && !facts.nul && facts.longest_line <= LINE_MAX;
@@ -130,8 +135,15 @@ fn untyped(body: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Parts between delimiter lines, RFC 2046 section 5.1.1; the CRLF before a delimiter belongs to it.
-fn multipart(body: &[u8], boundary: &[u8], depth: usize, out: &mut Vec<u8>) -> Result<(), ConvertError> {
+fn multipart(
+    body: &[u8],
+    boundary: &[u8],
+    depth: usize,
+    parts_as: &str,
+    out: &mut Vec<u8>,
+) -> Result<(), ConvertError> {
     let mut part_start: Option<usize> = None;
+    let mut parts = false;
     let mut copied = 0;
     let mut at = 0;
     while at < body.len() {
@@ -143,7 +155,7 @@ fn multipart(body: &[u8], boundary: &[u8], depth: usize, out: &mut Vec<u8>) -> R
         match part_start {
             Some(start) => {
                 let end = at.saturating_sub(2).max(start);
-                entity(&body[start..end], depth + 1, out)?;
+                entity(&body[start..end], depth + 1, parts_as, out)?;
                 // What stands between the part and the delimiter is its CRLF.
                 push_ascii(out, &body[end..line_end]);
             }
@@ -151,14 +163,19 @@ fn multipart(body: &[u8], boundary: &[u8], depth: usize, out: &mut Vec<u8>) -> R
         }
         copied = line_end;
         part_start = (!closing).then_some(line_end);
+        parts |= !closing;
         at = line_end;
         if closing {
             break;
         }
     }
+    // Without any part readers show the body as text, in whatever encoding it claims.
+    if !parts {
+        return Err(ConvertError::Structure);
+    }
     match part_start {
         // A multipart that was cut off: its last part goes to the end.
-        Some(start) if start < body.len() => entity(&body[start..], depth + 1, out),
+        Some(start) if start < body.len() => entity(&body[start..], depth + 1, parts_as, out),
         _ => {
             push_ascii(out, &body[copied..]);
             Ok(())
@@ -299,6 +316,22 @@ mod tests {
             "From: a@b\r\nMIME-Version: 1.0\r\nContent-Transfer-Encoding: quoted-printable\r\n\
              Content-Type: text/plain; charset=utf-8\r\n\r\n=C3=BC\r\n"
         );
+    }
+
+    #[test]
+    fn r14_a_part_of_a_digest_is_a_message() {
+        let text = "Content-Type: multipart/digest; boundary=b\r\n\r\n--b\r\n\r\nSubject: in\r\n\r\nü\r\n--b--\r\n";
+        let out = convert(text).unwrap();
+        assert!(out.contains("--b\r\n\r\nSubject: in\r\n"), "{out}");
+        assert!(out.contains("Content-Transfer-Encoding: quoted-printable\r\n") && out.contains("=C3=BC"), "{out}");
+    }
+
+    #[test]
+    fn a_multipart_without_parts_is_not_converted() {
+        for body in ["ü\r\n", "--b--\r\nü\r\n", "text\r\n"] {
+            let text = format!("Content-Type: multipart/mixed; boundary=b\r\n\r\n{body}");
+            assert_eq!(convert(&text), Err(ConvertError::Structure), "{body}");
+        }
     }
 
     #[test]

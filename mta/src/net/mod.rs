@@ -53,9 +53,17 @@ pub(crate) fn driver() -> Driver {
     DRIVER.get()
 }
 
+/// The ring of a shard. The default flags cost 15-90 % more CPU (interrupts for task work), and DEFER_TASKRUN hangs
+/// tokio-uring.
+fn ring() -> io_uring_06::Builder {
+    let mut ring = tokio_uring::uring_builder();
+    ring.setup_coop_taskrun().setup_single_issuer().setup_cqsize(RING_COMPLETIONS);
+    ring
+}
+
 /// Whether io_uring works here; otherwise why not and what to do about it, in one line for the operator.
 pub fn probe() -> Result<(), String> {
-    match tokio_uring::uring_builder().build(8) {
+    match ring().build(8) {
         Ok(_) => Ok(()),
         Err(error) => Err(refusal(&error)),
     }
@@ -73,6 +81,7 @@ fn refusal(error: &io::Error) -> String {
             "a seccomp profile forbids io_uring (containers do by default); allow its three calls, io_uring_setup, \
              io_uring_enter and io_uring_register, in it"
         }
+        (Some(libc::EINVAL), _) => "the kernel's io_uring is too old; Linux 6.1 or newer is needed",
         (Some(libc::ENOSYS), _) => "the kernel has no io_uring (or a sandbox hides it); Linux 6.1 or newer is needed",
         (Some(libc::ENOMEM), _) => "not enough locked memory; raise LimitMEMLOCK (ulimit -l)",
         _ => "not a known cause; the epoll driver works without io_uring",
@@ -96,11 +105,8 @@ pub fn run<F: Future>(driver: Driver, cpu: Option<usize>, main: F) -> io::Result
     };
     match driver {
         Driver::IoUring => {
-            let mut ring = tokio_uring::uring_builder();
-            // The defaults cost 15-90 % more CPU (interrupts for task work); DEFER_TASKRUN hangs tokio-uring.
-            ring.setup_coop_taskrun().setup_single_issuer().setup_cqsize(RING_COMPLETIONS);
             let mut builder = tokio_uring::builder();
-            builder.entries(RING_ENTRIES).uring_builder(&ring);
+            builder.entries(RING_ENTRIES).uring_builder(&ring());
             let runtime =
                 tokio_uring::Runtime::new(&builder).map_err(|error| io::Error::new(error.kind(), refusal(&error)))?;
             Ok(runtime.block_on(main))

@@ -1,5 +1,8 @@
 //! The line of an event: one JSON object, written by hand into one buffer because every disposition passes here.
 //!
+//! Members without a value are left out, and a time stands once: a line is read back by name, and every byte here is
+//! paid for by every message. Exports put in what other layouts want.
+//!
 //! The last member is a CRC32C over all bytes before its comma; it tells a torn or damaged line from a whole one and
 //! is plain JSON to everybody else.
 
@@ -21,23 +24,22 @@ pub fn push_line(out: &mut Vec<u8>, event: &Event) {
     text(out, "id", &event.id.to_string());
     text(out, "sender", &event.sender);
     recipients(out, &event.recipients);
-    text(out, "queue", &event.queue);
-    text(out, "site", &event.site);
+    optional(out, "queue", &event.queue);
+    optional(out, "site", &event.site);
     number(out, "size", event.size);
     response(out, event);
     peer(out, event);
-    times(out, "timestamp", "event_time", event.event_time);
-    times(out, "created", "created_time", event.created);
+    time(out, "event_time", event.event_time);
+    time(out, "created_time", event.created);
     number(out, "num_attempts", u64::from(event.num_attempts));
     text(out, "bounce_classification", class_name(event.bounce_class));
     optional(out, "egress_pool", &event.egress_pool);
     optional(out, "egress_source", &event.egress_source);
     source_address(out, event);
-    key(out, "feedback_report");
-    match &event.feedback_report {
+    if let Some(report) = &event.feedback_report {
+        key(out, "feedback_report");
         // Serializing a value that is JSON already can't fail.
-        Some(report) => out.extend_from_slice(report.to_string().as_bytes()),
-        None => out.extend_from_slice(b"null"),
+        out.extend_from_slice(report.to_string().as_bytes());
     }
     object(out, "meta", event.meta.iter().map(|(name, value)| (*name, value.as_str())));
     object(out, "headers", event.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
@@ -78,11 +80,8 @@ fn text(out: &mut Vec<u8>, name: &str, value: &str) {
 }
 
 fn optional(out: &mut Vec<u8>, name: &str, value: &str) {
-    key(out, name);
-    if value.is_empty() {
-        out.extend_from_slice(b"null");
-    } else {
-        string(out, value);
+    if !value.is_empty() {
+        text(out, name, value);
     }
 }
 
@@ -91,10 +90,9 @@ fn number(out: &mut Vec<u8>, name: &str, value: u64) {
     push_number(out, value, 1);
 }
 
-/// Whole seconds for sorting and seconds with milliseconds for people who measure.
-fn times(out: &mut Vec<u8>, whole: &str, exact: &str, time: UnixMillis) {
-    number(out, whole, time.0 / 1000);
-    number(out, exact, time.0 / 1000);
+/// Seconds since 1970 with milliseconds.
+fn time(out: &mut Vec<u8>, name: &str, time: UnixMillis) {
+    number(out, name, time.0 / 1000);
     out.push(b'.');
     push_number(out, time.0 % 1000, 3);
 }
@@ -124,11 +122,9 @@ fn response(out: &mut Vec<u8>, event: &Event) {
     let response = &event.response;
     out.extend_from_slice(b",\"response\":{\"code\":");
     push_number(out, u64::from(response.code), 1);
-    key(out, "enhanced_code");
-    if response.enhanced[0] == 0 {
-        out.extend_from_slice(b"null");
-    } else {
-        let [class, subject, detail] = response.enhanced;
+    let [class, subject, detail] = response.enhanced;
+    if class > 0 {
+        key(out, "enhanced_code");
         out.extend_from_slice(format!("{{\"class\":{class},\"subject\":{subject},\"detail\":{detail}}}").as_bytes());
     }
     text(out, "content", &response.content);
@@ -137,30 +133,22 @@ fn response(out: &mut Vec<u8>, event: &Event) {
 }
 
 fn peer(out: &mut Vec<u8>, event: &Event) {
+    let Some((name, addr)) = &event.peer_address else { return };
     key(out, "peer_address");
-    match &event.peer_address {
-        None => out.extend_from_slice(b"null"),
-        Some((name, addr)) => {
-            out.extend_from_slice(b"{\"name\":");
-            string(out, name);
-            text(out, "addr", addr);
-            out.push(b'}');
-        }
-    }
+    out.extend_from_slice(b"{\"name\":");
+    string(out, name);
+    text(out, "addr", addr);
+    out.push(b'}');
 }
 
 fn source_address(out: &mut Vec<u8>, event: &Event) {
+    let Some(source) = &event.source_address else { return };
     key(out, "source_address");
-    match &event.source_address {
-        None => out.extend_from_slice(b"null"),
-        Some(source) => {
-            out.extend_from_slice(b"{\"address\":");
-            string(out, &source.address);
-            optional(out, "protocol", source.protocol.as_deref().unwrap_or_default());
-            optional(out, "server", source.server.as_deref().unwrap_or_default());
-            out.push(b'}');
-        }
-    }
+    out.extend_from_slice(b"{\"address\":");
+    string(out, &source.address);
+    optional(out, "protocol", source.protocol.as_deref().unwrap_or_default());
+    optional(out, "server", source.server.as_deref().unwrap_or_default());
+    out.push(b'}');
 }
 
 fn tls(out: &mut Vec<u8>, event: &Event) {
@@ -173,17 +161,22 @@ fn tls(out: &mut Vec<u8>, event: &Event) {
 }
 
 fn object<'a>(out: &mut Vec<u8>, name: &str, members: impl Iterator<Item = (&'a str, &'a str)>) {
-    key(out, name);
-    out.push(b'{');
-    for (place, (member, value)) in members.enumerate() {
-        if place > 0 {
+    let mut any = false;
+    for (member, value) in members {
+        if any {
             out.push(b',');
+        } else {
+            key(out, name);
+            out.push(b'{');
         }
+        any = true;
         string(out, member);
         out.push(b':');
         string(out, value);
     }
-    out.push(b'}');
+    if any {
+        out.push(b'}');
+    }
 }
 
 /// A JSON string, RFC 8259 section 7. Runs without anything to escape are copied whole.

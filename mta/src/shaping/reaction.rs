@@ -1,4 +1,5 @@
-//! What certain replies of certain providers ask for: a pause, fewer connections, a lower rate, for a time (D-08). Pure.
+//! What certain replies of certain providers ask for: a pause, fewer connections, a lower rate, for a time (D-08).
+//! Pure.
 //!
 //! The table is the field's shaping files in our words (features 4.1). A reply is matched by provider and by a part
 //! of its text; some count only when they come several times within an hour. Effects end by themselves, and the

@@ -74,6 +74,8 @@ impl Default for Protections {
 pub(super) const TURN: usize = 64;
 /// Entries of the wheel touched in one step.
 const ADVANCE_BUDGET: usize = 10_000;
+/// Entries swept over in a second for recipients past their end.
+const SWEEP_BUDGET: usize = 20_000;
 /// Turns in one step; then the shard looks at its sockets first.
 const TURNS_MAX: usize = 64;
 /// A queue without a usable source is looked at again after this.
@@ -91,6 +93,7 @@ pub struct Core {
     pub(super) random: u64,
     /// The wall clock of the last step.
     pub(super) wall: UnixSecs,
+    swept: UnixSecs,
     placement: Arc<Placement>,
     router: Router,
     sources: Sources,
@@ -132,6 +135,7 @@ impl Core {
             notes: 0,
             random: seed | 1,
             wall: now.wall,
+            swept: now.wall,
             placement,
             router: Router::new(Arc::clone(&policy.routes)),
             sources: Sources::new(&policy.pools),
@@ -251,6 +255,13 @@ impl Core {
         self.owner.rendered(path, id, form, result, now, &mut self.effects);
     }
 
+    /// Another shard asks for a share of a limit that this shard owns.
+    pub fn lease_asked(&mut self, shard: ShardId, ask: &super::leases::LeaseAsk, now: Now) {
+        if let Some(grant) = self.owner.leases().answer(ask, now.steady) {
+            self.effects.push_back(Effect::LeaseGrant(shard, ask.key, grant));
+        }
+    }
+
     /// Gives everything that waits for a connection back to where it came from: the process stops.
     pub fn drain(&mut self) {
         self.paused = true;
@@ -275,7 +286,10 @@ impl Core {
         self.policy.set_clock_trusted(clock.may_expire());
         self.owner.set_judged(now);
         let more = self.backlog.advance(now.wall, clock, ADVANCE_BUDGET).more;
-        self.expire(now);
+        // What nobody would look at otherwise is swept over once a second, not at every step.
+        let sweep = now.wall != self.swept;
+        self.swept = now.wall;
+        self.expire(if sweep { SWEEP_BUDGET } else { 0 }, now);
         if !self.paused && !self.stopped {
             let mut turns = 0;
             while let Some((queue, class)) = self.backlog.next_active(Classes::ALL) {

@@ -28,6 +28,8 @@ use crate::net::{self, Sender};
 
 /// How often the core looks at the clock when nothing else wakes it.
 const TICK: Duration = Duration::from_millis(200);
+/// Verdicts older than this and not yet on disk hold new work back.
+const LAG_MAX_MS: u64 = 250;
 /// Letters to other shards and jobs for the pool that found no room; beyond this the shard takes no new work.
 const OUTBOX_MAX: usize = 50_000;
 
@@ -148,9 +150,14 @@ impl Shard {
         }
     }
 
+    /// Nothing new is handed out: too much waits for other threads, or verdicts wait too long for the disk (the promise
+    /// is that a power cut costs at most the last 250 ms).
     fn congested(&self) -> bool {
         let waiting = self.outbox.borrow().len() + self.held_back.borrow().len();
-        waiting > OUTBOX_MAX || self.notes.borrow().len() > OUTBOX_MAX || self.draining.get()
+        self.acks.borrow().lag(wall()) > LAG_MAX_MS
+            || waiting > OUTBOX_MAX
+            || self.notes.borrow().len() > OUTBOX_MAX
+            || self.draining.get()
     }
 
     /// Asks the pump to look.
@@ -237,6 +244,15 @@ impl Shard {
             Effect::Return(shard, item, how) if shard == self.links.id => {
                 let now = self.now();
                 return self.core.borrow_mut().returned(*item, &how, now);
+            }
+            // A lease is asked for again when a letter is lost; it never needs to wait in the outbox.
+            Effect::LeaseAsk(shard, ask) => {
+                self.send(shard, ShardMail::LeaseAsk(self.links.id, ask));
+                None
+            }
+            Effect::LeaseGrant(shard, key, grant) => {
+                self.send(shard, ShardMail::LeaseGrant(key, grant));
+                None
             }
             Effect::Hand(shard, item) => self.send(shard, ShardMail::Item(item)),
             Effect::Settle(shard, settlement) => self.send(shard, ShardMail::Settled(settlement)),
@@ -376,9 +392,9 @@ impl Shard {
             ShardMail::Loaded(mut settlement, envelope) => match envelope {
                 LoadedEnvelope::Here(envelope) => {
                     settlement.envelope = Some(envelope);
-                    core.loaded(settlement, now);
+                    core.loaded(*settlement, now);
                 }
-                LoadedEnvelope::Damaged => core.loaded(settlement, now),
+                LoadedEnvelope::Damaged => core.loaded(*settlement, now),
                 LoadedEnvelope::Later => {
                     drop(core);
                     self.post_later(Effect::Load(settlement));
@@ -390,11 +406,17 @@ impl Shard {
             }
             ShardMail::Recovered(message) => core.recovered(*message, now),
             ShardMail::RecoveryDone => core.recovery_done(),
-            ShardMail::Inspect(look) => look(&core),
+            ShardMail::LeaseAsk(shard, ask) => core.lease_asked(shard, &ask, now),
+            ShardMail::LeaseGrant(key, grant) => core.owner().0.leases().granted(&key, grant, now.steady),
+            ShardMail::Inspect(look) => look(&mut core),
             ShardMail::Policy(policy) => core.set_policy(policy),
             ShardMail::Drain => {
                 self.draining.set(true);
                 core.drain();
+                // Idle connections end now rather than after their idle time.
+                for work in self.work.borrow().values() {
+                    work.notify_waiters();
+                }
             }
         }
     }

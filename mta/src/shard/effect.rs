@@ -9,9 +9,11 @@ use queue::{Envelope, HoldReason, MoveReason, SpoolId, UnixSecs};
 
 use super::events::Fact;
 use super::item::{Item, PathKey, Settlement, ShardId};
+use super::leases::{LeaseAsk, WideKey};
 use super::router::Question;
 use crate::bounce::consequence::Action;
 use crate::message::render::BodyForm;
+use crate::shaping::lease::LeaseGrant;
 
 /// Why an item comes back without an attempt.
 #[derive(Debug, Clone, Copy)]
@@ -83,6 +85,10 @@ pub enum Effect {
     Load(Box<Settlement>),
     /// Compose a report and commit it; comes back through `Core::reported`.
     Report(Box<ReportJob>),
+    /// Ask the owner of a wide limit for a share.
+    LeaseAsk(ShardId, LeaseAsk),
+    /// The owner's answer to a shard.
+    LeaseGrant(ShardId, WideKey, LeaseGrant),
     /// The message is done.
     Retire(SpoolId, (u32, u32)),
 }

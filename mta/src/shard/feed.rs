@@ -89,6 +89,7 @@ impl PathFeed {
             domains: peer.rcpt_domain_max.map_or(usize::MAX, |most| most as usize),
             messages_left: left,
             eight_bit: peer.eight_bit,
+            binary: peer.takes_binary(),
             dsn: peer.dsn,
         }
     }

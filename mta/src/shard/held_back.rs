@@ -57,7 +57,13 @@ fn follows(effect: &Effect) -> bool {
         | Effect::Load(_)
         | Effect::Report(_)
         | Effect::Retire(..) => true,
-        Effect::Ask(_) | Effect::Hand(..) | Effect::Render(..) | Effect::Connect(_) | Effect::Wake(_) => false,
+        Effect::Ask(_)
+        | Effect::Hand(..)
+        | Effect::Render(..)
+        | Effect::Connect(_)
+        | Effect::LeaseAsk(..)
+        | Effect::LeaseGrant(..)
+        | Effect::Wake(_) => false,
     }
 }
 

@@ -1,15 +1,16 @@
-//! The ledger: one thread that every 100 ms makes durable what the shards noted. In this order: take the notes, sync the
-//! ack log (which holds every verdict older than its note), sync the event log, tell the shards. So "done" is never
+//! The ledger: one thread that every 50 ms makes durable what the shards noted. In this order: take the notes, sync
+//! the ack log (which holds every verdict older than its note), sync the event log, tell the shards. So "done" is never
 //! written before the verdict and the events it stands for are durable, and a power cut costs at most the last rounds.
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
-use queue::ack::{AckLog, DirStore, LogStore};
-use queue::{SpoolId, UnixMillis};
+use queue::ack::{AckEntry, AckKind, AckLog, Compacted, DirStore, LogStore};
+use queue::{SpoolId, UnixMillis, UnixSecs};
 
 use super::mail::ShardMail;
 use crate::net::Sender;
@@ -19,13 +20,14 @@ use crate::record::{Event, EventLog};
 use super::events::Fact;
 
 /// Between two rounds; with the disk's own latency it keeps the promise of 250 ms.
-const ROUND: Duration = Duration::from_millis(100);
+const ROUND: Duration = Duration::from_millis(50);
 /// Notes a shard may have waiting. At the bound it stops handing out work.
 pub const NOTES_MAX: usize = 65_536;
 /// Bytes of events that may wait to be written; far less than the event log's own buffer.
 const PENDING_MAX: usize = 8 * 1024 * 1024;
-/// Ack log compaction is considered this often.
-const COMPACT_EVERY: Duration = Duration::from_secs(10);
+
+/// Whether the spool could still hold a message.
+pub type MayHold = Arc<dyn Fn(SpoolId) -> bool + Send + Sync>;
 
 /// A note: a fact to be logged, or nothing but a place in the order.
 pub type Note = Option<Box<Fact>>;
@@ -52,9 +54,46 @@ impl NoteQueue {
 pub struct LedgerState {
     /// The ack log or the event log can't be written: no delivery, no acceptance.
     pub stopped: AtomicBool,
-    /// Rounds done.
+    /// Rounds that made everything before them durable.
     pub rounds: AtomicU64,
+    /// Entries of other threads (moves of compaction), for the next round.
+    entries: Mutex<Vec<AckEntry>>,
+    /// After a damaged log: the highest id found on disk, to be settled once everything is scheduled. 0: nothing to do.
+    settle: AtomicU64,
     stop: AtomicBool,
+}
+
+impl LedgerState {
+    /// Records that messages were moved by compaction, and waits until that is durable.
+    ///
+    /// Errors: the ledger can't be written (disk), or is stopping.
+    pub fn record_moves(&self, ids: impl Iterator<Item = SpoolId>, now: UnixSecs) -> std::io::Result<()> {
+        let moved = |id| AckEntry {
+            id,
+            rcpt: AckEntry::MESSAGE,
+            kind: AckKind::Moved,
+            attempt: 0,
+            unknowns: 0,
+            code: 0,
+            time: now,
+            due: UnixSecs(0),
+        };
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).extend(ids.map(moved));
+        // The round under way may have taken its entries before these: the second from now has them for sure.
+        let until = self.rounds.load(Ordering::Acquire) + 2;
+        while self.rounds.load(Ordering::Acquire) < until {
+            if self.stop.load(Ordering::Acquire) {
+                return Err(std::io::Error::other("the ledger is stopping"));
+            }
+            std::thread::sleep(ROUND / 4);
+        }
+        Ok(())
+    }
+
+    /// Everything on disk up to this id is scheduled: what a damaged log left open is settled.
+    pub fn settle(&self, highest: SpoolId) {
+        self.settle.store(highest.0.max(1), Ordering::Release);
+    }
 }
 
 /// The running thread.
@@ -159,9 +198,11 @@ struct Work {
     rounds: Rounds<DirStore, EventLog>,
     mailboxes: Vec<Sender<ShardMail>>,
     told: Vec<u64>,
-    may_hold: Box<dyn Fn(SpoolId) -> bool + Send>,
+    may_hold: MayHold,
     state: Arc<LedgerState>,
-    compacted: Instant,
+    /// Folder of the ack log, for the compaction's own look at it.
+    folder: PathBuf,
+    compaction: Option<JoinHandle<std::io::Result<Compacted>>>,
 }
 
 impl Ledger {
@@ -176,7 +217,8 @@ impl Ledger {
         log: AckLog<DirStore>,
         events: EventLog,
         shards: Vec<(NoteQueue, Sender<ShardMail>)>,
-        may_hold: Box<dyn Fn(SpoolId) -> bool + Send>,
+        may_hold: MayHold,
+        folder: &Path,
         nodeid: &str,
     ) -> std::io::Result<Self> {
         let state = Arc::new(LedgerState::default());
@@ -188,7 +230,8 @@ impl Ledger {
             told: vec![0; count],
             may_hold,
             state: Arc::clone(&state),
-            compacted: Instant::now(),
+            folder: folder.to_owned(),
+            compaction: None,
         };
         let thread = std::thread::Builder::new().name("ledger".into()).spawn(move || work.run())?;
         Ok(Self { state, thread: Some(thread) })
@@ -220,12 +263,16 @@ impl Work {
 
     fn round(&mut self) {
         self.rounds.take_notes();
+        for entry in std::mem::take(&mut *self.state.entries.lock().unwrap_or_else(PoisonError::into_inner)) {
+            self.rounds.log.append(entry);
+        }
         let synced = self.rounds.sync_log(super::driver::wall()).and_then(|()| self.rounds.sync_events());
         match synced {
             Ok(()) => {
                 if self.state.stopped.swap(false, Ordering::AcqRel) {
                     tracing::info!("the ledger can be written again; delivery goes on");
                 }
+                self.state.rounds.fetch_add(1, Ordering::AcqRel);
                 self.tell();
             }
             Err(why) => {
@@ -234,13 +281,38 @@ impl Work {
                 }
             }
         }
-        if self.compacted.elapsed() > COMPACT_EVERY {
-            self.compacted = Instant::now();
-            if let Err(error) = self.rounds.log.compact_if_needed(&*self.may_hold) {
+        self.settle();
+        self.compact();
+    }
+
+    fn settle(&mut self) {
+        let highest = self.state.settle.swap(0, Ordering::AcqRel);
+        if highest == 0 {
+            return;
+        }
+        if let Err(error) = self.rounds.log.settle(SpoolId(highest)) {
+            tracing::warn!(%error, "the ack log's damage could not be settled; the next start holds the same again");
+        }
+    }
+
+    /// Compaction reads and writes much: on a thread of its own, while rounds go on.
+    fn compact(&mut self) {
+        if let Some(done) = self.compaction.take_if(|job| job.is_finished()) {
+            let result = done.join().unwrap_or_else(|_| Err(std::io::Error::other("it ended in a panic")));
+            if let Err(error) = result.and_then(|compacted| self.rounds.log.finish_compaction(compacted)) {
                 tracing::warn!(%error, "the ack log could not be compacted; it grows until it can");
             }
         }
-        self.state.rounds.fetch_add(1, Ordering::Relaxed);
+        if self.compaction.is_some() || !self.rounds.log.wants_compaction() {
+            return;
+        }
+        let job = match self.rounds.log.begin_compaction() {
+            Ok(job) => job,
+            Err(error) => return tracing::warn!(%error, "the ack log could not be compacted; it grows until it can"),
+        };
+        let (folder, may_hold) = (self.folder.clone(), Arc::clone(&self.may_hold));
+        let work = move || job.run(&mut DirStore::open(&folder)?, &*may_hold);
+        self.compaction = std::thread::Builder::new().name("ack compaction".into()).spawn(work).ok();
     }
 
     fn tell(&mut self) {

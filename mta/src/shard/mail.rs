@@ -6,9 +6,11 @@ use queue::spool::commit::Commit;
 use queue::{Envelope, SpoolId};
 
 use super::effect::{ReportJob, Returned};
-use super::item::{Item, PathKey, Settlement};
+use super::item::{Item, PathKey, Settlement, ShardId};
+use super::leases::{LeaseAsk, WideKey};
 use super::owner::RenderResult;
 use crate::message::render::BodyForm;
+use crate::shaping::lease::LeaseGrant;
 
 /// One letter.
 pub enum ShardMail {
@@ -30,8 +32,12 @@ pub enum ShardMail {
     Recovered(Box<super::recovery::RecoveredMessage>),
     /// Everything on disk has been scheduled.
     RecoveryDone,
+    /// A shard asks for a share of a limit that this shard owns.
+    LeaseAsk(ShardId, LeaseAsk),
+    /// The owner's answer.
+    LeaseGrant(WideKey, LeaseGrant),
     /// Tell what is queued.
-    Inspect(Box<dyn FnOnce(&super::core::Core) + Send>),
+    Inspect(Box<dyn FnOnce(&mut super::core::Core) + Send>),
     /// The configuration changed.
     Policy(Arc<super::policy::Policy>),
     /// Stop: finish what is under way, give the rest back.

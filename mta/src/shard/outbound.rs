@@ -5,9 +5,12 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
+use arc_swap::ArcSwap;
+
 use crate::bounce::classify::classify;
 use crate::config::resolved::{self, RouteTls};
 use crate::delivery::{Classify, ConnId, ConnectJob, Credentials, Host, Timeouts, TlsMode};
+use crate::dns::routes::Routes;
 use crate::dns::{Resolver, Route, RouteError};
 use crate::egress::Egress;
 use crate::shaping::TlsDemand;
@@ -21,46 +24,73 @@ use super::router::{Plan, Question};
 pub struct Outbound {
     /// The sources as they stand.
     pub egress: Egress,
-    /// Static routes, as the router counts them.
-    pub routes: Arc<crate::dns::routes::Routes>,
-    /// How certificates are judged, by demand.
-    pub clients: Arc<Clients>,
+    /// Static routes of the configuration in force, and of the one before, whose questions may be under way.
+    pub fixed: Arc<ArcSwap<[Fixed; 2]>>,
+    /// How certificates are judged elsewhere.
+    pub judges: Judges,
     /// Which hosts have working or broken TLS.
     pub memory: Arc<Mutex<tls::Memory>>,
     /// In a lab the clock is taken as it is.
     pub lab: bool,
 }
 
+/// The static routes of one configuration, with what they need.
+#[derive(Clone, Default)]
+pub struct Fixed {
+    /// As the router numbers them.
+    pub routes: Arc<Routes>,
+    /// How certificates are judged there, and passwords.
+    clients: Arc<Clients>,
+}
+
+impl Fixed {
+    /// From the static routes of a configuration. Errors name the file that can't be used.
+    pub fn new(routes: &Arc<Routes>) -> Result<Self, String> {
+        Ok(Self { routes: Arc::clone(routes), clients: Arc::new(Clients::new(routes)?) })
+    }
+}
+
 /// One client TLS per demand: each holds its own session tickets.
-pub struct Clients {
-    opportunistic: Arc<tls::Client>,
-    required: Arc<tls::Client>,
+#[derive(Default)]
+struct Clients {
     fixed: HashMap<usize, Arc<tls::Client>>,
     passwords: HashMap<usize, Credentials>,
 }
 
 impl Clients {
-    /// From the static routes of a configuration. Errors name the file that can't be used.
-    pub fn new(routes: &[resolved::Route]) -> Result<Self, String> {
-        let client = |trust: &Trust| tls::Client::new(trust).map(Arc::new).map_err(|e| e.to_string());
-        let mut fixed = HashMap::new();
-        let mut passwords = HashMap::new();
-        for (index, route) in routes.iter().enumerate() {
+    fn new(routes: &Routes) -> Result<Self, String> {
+        let mut clients = Self::default();
+        for (number, route) in routes.numbered() {
             if let Some(trust) = trust_of(route)? {
-                fixed.insert(index, client(&trust)?);
+                clients.fixed.insert(number, Arc::new(tls::Client::new(&trust).map_err(|e| e.to_string())?));
             }
             if let Some((user, file)) = &route.auth {
                 let password = std::fs::read_to_string(file)
-                    .map_err(|e| format!("route[{index}].password_file: {}: {e}", file.display()))?;
+                    .map_err(|e| format!("route `{}`, password_file: {}: {e}", route.domain, file.display()))?;
                 let credentials = Credentials {
                     user: user.clone(),
                     password: password.trim_end().to_owned(),
                     without_tls: route.lab,
                 };
-                passwords.insert(index, credentials);
+                clients.passwords.insert(number, credentials);
             }
         }
-        Ok(Self { opportunistic: client(&Trust::Anyone)?, required: client(&Trust::PublicRoots)?, fixed, passwords })
+        Ok(clients)
+    }
+}
+
+/// How certificates are judged where no static route says: nothing of it changes while running.
+#[derive(Clone)]
+pub struct Judges {
+    opportunistic: Arc<tls::Client>,
+    required: Arc<tls::Client>,
+}
+
+impl Judges {
+    /// Anybody's certificate, and those that a public authority signed.
+    pub fn new() -> Result<Self, tls::Error> {
+        let client = |trust: &Trust| tls::Client::new(trust).map(Arc::new);
+        Ok(Self { opportunistic: client(&Trust::Anyone)?, required: client(&Trust::PublicRoots)? })
     }
 }
 
@@ -79,12 +109,18 @@ fn trust_of(route: &resolved::Route) -> Result<Option<Trust>, String> {
 }
 
 impl Outbound {
+    /// Puts the static routes of another configuration in force.
+    pub fn replace(&self, fixed: Fixed) {
+        let [current, _] = <[Fixed; 2]>::clone(&self.fixed.load());
+        self.fixed.store(Arc::new([fixed, current]));
+    }
+
     /// Answers a question of the router.
     pub async fn route(&self, resolver: &Resolver, question: &Question) -> Result<Arc<Route>, RouteError> {
         match question {
             Question::Domain(domain) => resolver.route(domain).await,
-            Question::Fixed(index) => match self.routes.get(*index) {
-                Some(rule) => resolver.route_static(rule).await,
+            Question::Fixed(number) => match self.fixed.load().iter().find_map(|f| f.routes.get(*number)).cloned() {
+                Some(rule) => resolver.route_static(&rule).await,
                 None => Err(RouteError::dns("the static route is gone".into(), std::time::Duration::from_secs(1))),
             },
         }
@@ -104,7 +140,6 @@ impl Outbound {
         let ehlo = entry.ehlo()?.to_owned();
         let limits = plan.limits();
         let hosts = hosts_of(plan, entry.source.address, random);
-        let port = plan.route.hosts.first().map_or(25, |h| h.port);
         let (tls, client) = self.tls_of(plan, limits.tls);
         let implicit_tls = plan.tls() == RouteTls::Implicit;
         let classify: Classify = Rc::new(|code, enhanced, text, _| classify(code, enhanced, text));
@@ -114,12 +149,13 @@ impl Outbound {
             ehlo,
             site: path.site.as_str().to_owned(),
             hosts,
-            port,
             tls,
             implicit_tls,
             client_tls: client,
             tls_memory: Arc::clone(&self.memory),
-            auth: plan.index.and_then(|index| self.clients.passwords.get(&index).cloned()),
+            auth: plan.index.and_then(|number| {
+                self.fixed.load().iter().find_map(|fixed| fixed.clients.passwords.get(&number).cloned())
+            }),
             messages_max: (limits.messages_per_connection != u32::MAX).then_some(limits.messages_per_connection),
             rcpt_max: None,
             timeouts: Timeouts::default(),
@@ -129,8 +165,10 @@ impl Outbound {
     }
 
     fn tls_of(&self, plan: &Plan, demand: TlsDemand) -> (TlsMode, Arc<tls::Client>) {
-        let clients = &self.clients;
-        let fixed = plan.index.and_then(|index| clients.fixed.get(&index)).map(Arc::clone);
+        let clients = &self.judges;
+        let fixed = plan.index.and_then(|number| {
+            self.fixed.load().iter().find_map(|fixed| fixed.clients.fixed.get(&number).map(Arc::clone))
+        });
         match plan.tls() {
             RouteTls::None => (TlsMode::Off, Arc::clone(&clients.opportunistic)),
             RouteTls::Required | RouteTls::Implicit => {
@@ -157,7 +195,7 @@ fn hosts_of(plan: &Plan, source: IpAddr, random: u64) -> Vec<Host> {
         .filter_map(|host| {
             let addresses: Vec<IpAddr> =
                 host.addresses.iter().copied().filter(|a| a.is_ipv6() == source.is_ipv6()).collect();
-            (!addresses.is_empty()).then(|| Host { name: host.name.clone(), addresses })
+            (!addresses.is_empty()).then(|| Host { name: host.name.clone(), addresses, port: host.port })
         })
         .collect()
 }

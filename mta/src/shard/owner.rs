@@ -12,6 +12,7 @@ use super::decide::{self, Before};
 use super::effect::{Effect, Returned};
 use super::events;
 use super::item::{Item, PathKey, Settled, Settlement, ShardId};
+use super::leases::Leases;
 use super::path::Path;
 use super::policy::Policy;
 use crate::message::render::BodyForm;
@@ -60,6 +61,8 @@ pub struct PeerLimits {
     pub messages_left: u32,
     /// 8BITMIME (RFC 6152).
     pub eight_bit: bool,
+    /// BINARYMIME and CHUNKING (RFC 3030).
+    pub binary: bool,
     /// DSN (RFC 3461).
     pub dsn: bool,
 }
@@ -74,12 +77,14 @@ pub struct Owner {
     random: u64,
     /// The times of the last step, by which the clock was judged.
     judged: Option<Now>,
+    leases: Leases,
 }
 
 impl Owner {
     /// No paths yet.
     #[must_use]
     pub fn new(shard: ShardId, policy: Arc<Policy>) -> Self {
+        let leases = Leases::new(shard, policy.shards);
         Self {
             shard,
             policy,
@@ -87,6 +92,7 @@ impl Owner {
             rendering: HashMap::new(),
             random: u64::from(shard) + 1,
             judged: None,
+            leases,
         }
     }
 
@@ -120,8 +126,11 @@ impl Owner {
     /// An item for one of our paths: to the pool when it must be loaded, signed or converted, else to its ready queue.
     pub fn arrived(&mut self, item: Box<Item>, effects: &mut VecDeque<Effect>) {
         let key = item.path.clone();
-        let ready_max = self.policy.ready_max;
-        let path = self.paths.entry(key.clone()).or_insert_with(|| Path::new(key, Arc::clone(&item.plan), ready_max));
+        let (ready_max, idle_max) = (self.policy.ready_max, self.policy.idle_max);
+        let path = self
+            .paths
+            .entry(key.clone())
+            .or_insert_with(|| Path::new(key, Arc::clone(&item.plan), ready_max, idle_max));
         path.plan = Arc::clone(&item.plan);
         if !path.has_room(item.class) {
             // Before the pool has signed it in vain.
@@ -195,8 +204,18 @@ impl Owner {
             for item in path.unstage() {
                 effects.push_back(Effect::Return(item.home, item, Returned::Back(MoveReason::NoRoom, None)));
             }
-            path.dispatch(now, effects);
+            path.dispatch(&mut self.leases, now, effects);
         }
+        if self.leases.ask(now.steady, effects) {
+            for path in self.paths.values_mut() {
+                path.dispatch(&mut self.leases, now, effects);
+            }
+        }
+    }
+
+    /// The shares of limits that are wider than a path.
+    pub fn leases(&mut self) -> &mut Leases {
+        &mut self.leases
     }
 
     /// What the connection does next. `limits` are the peer's.
@@ -213,8 +232,9 @@ impl Owner {
                 return NextStep::Wait;
             }
             let Some(mut item) = path.pop(limits.recipients, limits.domains) else { return NextStep::Wait };
-            let eight_bit = item.envelope.as_ref().is_some_and(|e| e.flags.eight_bit || e.flags.binary);
-            if eight_bit && !limits.eight_bit && item.form == BodyForm::AsStored {
+            let flags = item.envelope.as_ref().map(|e| e.flags).unwrap_or_default();
+            let takes = limits.binary || (limits.eight_bit && !flags.binary);
+            if (flags.eight_bit || flags.binary) && !takes && item.form == BodyForm::AsStored {
                 item.prefix = None;
                 self.render(item, BodyForm::SevenBit, effects);
                 continue;
@@ -284,7 +304,7 @@ impl Owner {
         );
     }
 
-    /// A connection could not be made to any host of the site. When no other connection is there, what waits is deferred.
+    /// A connection could not be made to any host of the site. When no other is there, what waits is deferred.
     pub fn connect_failed(
         &mut self,
         key: &PathKey,
@@ -294,7 +314,7 @@ impl Owner {
         effects: &mut VecDeque<Effect>,
     ) {
         let Some(path) = self.paths.get_mut(key) else { return };
-        path.closed();
+        path.closed(&mut self.leases);
         if path.connections() > 0 {
             return;
         }
@@ -315,7 +335,7 @@ impl Owner {
     pub fn source_gone(&mut self, key: &PathKey, _now: Now, effects: &mut VecDeque<Effect>) {
         let Some(path) = self.paths.get_mut(key) else { return };
         path.connected();
-        path.closed();
+        path.closed(&mut self.leases);
         for item in path.drain() {
             effects.push_back(Effect::Return(item.home, item, Returned::Back(MoveReason::NoSource, None)));
         }
@@ -332,7 +352,7 @@ impl Owner {
     /// A connection ended. `unexplained`: it was closed by the peer in the middle of something, without a reply.
     pub fn closed(&mut self, key: &PathKey, unexplained: bool) {
         if let Some(path) = self.paths.get_mut(key) {
-            path.closed();
+            path.closed(&mut self.leases);
             if unexplained {
                 path.answered = 0;
             }

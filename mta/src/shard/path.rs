@@ -10,8 +10,10 @@ use queue::{Class, Outcome, OutcomeKind, SpoolId};
 use super::core::Now;
 use super::effect::Effect;
 use super::item::{Item, PathKey};
+use super::leases::{Leases, WideKey};
 use super::owner::split;
 use super::router::Plan;
+use crate::shaping::lease::WideLimit;
 use crate::shaping::{Admit, PathShaper, Rule};
 
 /// Transactions a site must have answered on reused connections before the last byte of a message is sent without
@@ -26,6 +28,7 @@ pub struct Path {
     pub plan: Arc<Plan>,
     /// Those that wait for work.
     pub idle: u32,
+    idle_max: Duration,
     connecting: u32,
     /// Transactions answered on reused connections since the last unexplained close.
     pub answered: u32,
@@ -33,6 +36,7 @@ pub struct Path {
     /// The rest of an item that was too large for one transaction.
     rest: Option<Box<Item>>,
     /// Arrived in this step: recipients of one message join here, across domains.
+    #[expect(clippy::vec_box, reason = "items move between queues as boxes; unboxing here would copy them twice")]
     staged: Vec<Box<Item>>,
     staged_by_id: HashMap<SpoolId, usize>,
     /// Items on the pool for this path.
@@ -44,13 +48,14 @@ pub struct Path {
 impl Path {
     /// A path with nothing on it.
     #[must_use]
-    pub fn new(key: PathKey, plan: Arc<Plan>, ready_max: usize) -> Self {
+    pub fn new(key: PathKey, plan: Arc<Plan>, ready_max: usize, idle_max: Duration) -> Self {
         let shaper = PathShaper::new(plan.limits());
         Self {
             key,
             plan,
             shaper,
             idle: 0,
+            idle_max,
             connecting: 0,
             answered: 0,
             queue: ReadyQueue::new(ready_max),
@@ -109,7 +114,7 @@ impl Path {
     }
 
     /// Sees to it that somebody takes what waits: wakes idle connections, or opens one where the limits allow it.
-    pub fn dispatch(&mut self, now: Now, effects: &mut VecDeque<Effect>) {
+    pub fn dispatch(&mut self, leases: &mut Leases, now: Now, effects: &mut VecDeque<Effect>) {
         let waiting = self.waiting();
         if waiting == 0 || !self.queue.tick(now.wall) {
             return;
@@ -118,8 +123,16 @@ impl Path {
             effects.push_back(Effect::Wake(self.key.clone()));
         }
         let wanted = u32::try_from(waiting).unwrap_or(u32::MAX).saturating_sub(self.idle + self.connecting);
-        for _ in 0..wanted {
-            match self.shaper.admit_connection(&mut [], now.steady) {
+        for left in (1..=wanted).rev() {
+            let admitted = match self.wide() {
+                None => self.shaper.admit_connection(&mut [], now.steady),
+                Some((key, limit)) => {
+                    let holder = leases.holder(key, limit);
+                    holder.want(left, 0);
+                    self.shaper.admit_connection(&mut [holder], now.steady)
+                }
+            };
+            match admitted {
                 Admit::Go => {
                     self.connecting += 1;
                     effects.push_back(Effect::Connect(self.key.clone()));
@@ -138,8 +151,16 @@ impl Path {
     }
 
     /// A connection is gone.
-    pub fn closed(&mut self) {
+    pub fn closed(&mut self, leases: &mut Leases) {
         self.shaper.closed();
+        if let Some((key, _)) = self.wide() {
+            leases.release(key);
+        }
+    }
+
+    /// The wider limit this path is under.
+    fn wide(&self) -> Option<(WideKey, WideLimit)> {
+        Leases::key_of(self.key.source, self.plan.route.provider, self.shaper.limits())
     }
 
     /// Connections open or being opened.
@@ -227,7 +248,7 @@ impl Path {
     /// How long an idle connection is kept.
     #[must_use]
     pub fn idle_time(&self) -> Duration {
-        self.shaper.limits().idle
+        self.shaper.limits().idle.min(self.idle_max)
     }
 
     /// Which rule held something last, and until when.

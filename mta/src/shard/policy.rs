@@ -21,8 +21,12 @@ pub struct Policy {
     pub signs: bool,
     /// The general retry schedule.
     pub retry: RetrySchedule,
+    /// Number of shards.
+    pub shards: u16,
     /// Recipients that may wait in one ready queue.
     pub ready_max: usize,
+    /// Longest time an idle connection is kept; a provider's rule may say less.
+    pub idle_max: Duration,
     /// Bytes of fresh mail one shard keeps in memory.
     pub fresh_bytes: u64,
     /// Age at which a delay is reported.
@@ -53,7 +57,9 @@ impl Policy {
                 max_age: seconds(d.max_age_s),
                 ..RetrySchedule::default()
             },
+            shards: u16::try_from(shards).unwrap_or(u16::MAX),
             ready_max: d.ready_max,
+            idle_max: seconds(d.idle_s),
             fresh_bytes: config.hot_bytes / shards.max(1) as u64,
             delay_report_s: d.delay_report_s,
             routes: Arc::new(Routes::new(config.routes.clone())),

@@ -39,6 +39,8 @@ pub struct RecoveredMessage {
     pub queues: Vec<String>,
     /// What the ack log says of each recipient.
     pub states: Vec<RcptState>,
+    /// Recipients with a verdict whose report is durable: only "done" is missing.
+    pub reported: Vec<u16>,
 }
 
 impl RecoveredMessage {
@@ -58,6 +60,7 @@ impl RecoveredMessage {
             pool: found.pool.to_owned(),
             queues: found.queue_names.iter().map(|n| (*n).to_owned()).collect(),
             states: (0..count).map(&mut state).collect(),
+            reported: Vec::new(),
         }
     }
 
@@ -107,6 +110,11 @@ impl Core {
         self.backlog.take_recipients(key, has_end, &mut taken);
         let mut recipients = Vec::new();
         for t in taken {
+            if message.reported.contains(&t.index) {
+                // The report left after its event was synced: nothing is missing but this.
+                self.done(t.rcpt, t.id, t.index);
+                continue;
+            }
             let Some(Some((outcome, attempts))) = ends.get(usize::from(t.index)) else { continue };
             let decision = Decision { outcome: outcome.clone(), attempts: *attempts, unknowns: t.unknowns, due: None };
             if outcome.class == BounceClass::PossibleDuplicate {
@@ -123,6 +131,9 @@ impl Core {
                 event: None,
                 relayed,
             });
+        }
+        if recipients.is_empty() {
+            return;
         }
         let settlement = Settlement {
             path: PathKey::none(),

@@ -155,9 +155,12 @@ impl Core {
     }
 
     /// Recipients past their end.
-    pub(super) fn expire(&mut self, now: Now) {
+    pub(super) fn expire(&mut self, budget: usize, now: Now) {
         let mut taken = Vec::new();
-        self.backlog.expired(EXPIRED_TURN, EXPIRED_TURN, &mut taken);
+        self.backlog.expired(EXPIRED_TURN, budget, &mut taken);
+        if taken.is_empty() {
+            return;
+        }
         let outcome = Outcome {
             kind: OutcomeKind::Failed,
             code: 0,
@@ -195,29 +198,29 @@ impl Core {
                     relayed: false,
                 });
             }
-            let settlement = Box::new(Settlement {
+            let settlement = Settlement {
                 path: PathKey::none(),
                 class: first.class,
                 id: first.id,
                 place: first.place,
                 envelope: self.fresh_envelope(first.id),
                 recipients,
-            });
+            };
             match settlement.envelope {
                 Some(_) => self.loaded(settlement, now),
-                None => self.effects.push_back(Effect::Load(settlement)),
+                None => self.effects.push_back(Effect::Load(Box::new(settlement))),
             }
         }
     }
 
     /// The envelope of a settlement made without an attempt is there: events and consequences follow.
-    pub fn loaded(&mut self, mut settlement: Box<Settlement>, now: Now) {
+    pub fn loaded(&mut self, mut settlement: Settlement, now: Now) {
         if let Some(envelope) = settlement.envelope.clone() {
             for settled in &mut settlement.recipients {
                 settled.event = events::without_attempt(&envelope, settlement.id, settled, now);
             }
         }
-        self.settled(*settlement, now);
+        self.settled(settlement, now);
     }
 
     /// A report must be written; not before the verdicts it is about are synced.

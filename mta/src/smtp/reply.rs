@@ -58,10 +58,21 @@ impl Reply {
     /// The text of all lines in one, with the enhanced code said once; at most [`TEXT_MAX`] bytes.
     #[must_use]
     pub fn text(&self) -> String {
+        self.joined(1)
+    }
+
+    /// As [`Reply::text`], without the enhanced code: for where that is told beside it.
+    #[must_use]
+    pub fn words(&self) -> String {
+        self.joined(0)
+    }
+
+    /// All lines in one; those from `bare` on lose their enhanced code.
+    fn joined(&self, bare: usize) -> String {
         let mut text = String::new();
         for (number, line) in self.lines.iter().enumerate() {
             let rest = match enhanced(line) {
-                Some((_, rest)) if number > 0 => rest,
+                Some((_, rest)) if number >= bare => rest,
                 _ => line.as_str(),
             };
             if !text.is_empty() {

@@ -1,8 +1,8 @@
 //! What is known about the TLS of each exchanger: whether it works, and whether it is broken. Pure, with a text form.
 //!
 //! Broken TLS is not tried again for three days, so that every message does not pay for a handshake that fails. But an
-//! exchanger whose TLS has worked for a month does not get plain text because it fails once: that is what an attacker on
-//! the way would arrange, so its mail waits.
+//! exchanger whose TLS has worked for a month does not get plain text because it fails once: that is what an attacker
+//! on the way would arrange, so its mail waits. Host names are given in lower case.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;

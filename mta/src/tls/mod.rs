@@ -18,7 +18,7 @@ use rustls::crypto::CryptoProvider;
 
 pub use client::{Client, Trust};
 pub use memory::Memory;
-pub use server::{self_signed, Server};
+pub use server::{self_signed, self_signed_for, Server};
 pub use transport::Transport;
 
 /// What was agreed on, for logs and trace fields.

@@ -70,6 +70,14 @@ pub fn self_signed(names: &[String]) -> Result<(String, String), Error> {
     Ok((made.cert.pem(), made.signing_key.serialize_pem()))
 }
 
+/// The same for a key that is there already. Returns the certificate, PEM.
+pub fn self_signed_for(names: &[String], key: &str) -> Result<String, Error> {
+    let bad = |error: rcgen::Error| Error::Setting(format!("cannot make a certificate for the key file: {error}"));
+    let pair = rcgen::KeyPair::from_pem(key).map_err(bad)?;
+    let certificate = rcgen::CertificateParams::new(names.to_vec()).and_then(|params| params.self_signed(&pair));
+    Ok(certificate.map_err(bad)?.pem())
+}
+
 fn certified(chain: &[u8], key: &[u8]) -> Result<CertifiedKey, Error> {
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain)
         .collect::<Result<_, _>>()

@@ -38,6 +38,8 @@ pub struct TlsStream {
     /// Ciphertext to be written.
     output: Vec<u8>,
     verified: Option<bool>,
+    /// The peer broke TLS: nothing more can be read.
+    broken: Option<rustls::Error>,
 }
 
 impl Transport {
@@ -154,7 +156,7 @@ impl TlsStream {
     async fn handshake(stream: Stream, mut connection: Connection) -> Result<Transport, Error> {
         connection.set_buffer_limit(Some(LIMIT));
         let (input, output) = (Vec::new(), Vec::new());
-        let mut tls = Self { stream, connection, input, taken: 0, output, verified: None };
+        let mut tls = Self { stream, connection, input, taken: 0, output, verified: None, broken: None };
         while tls.connection.is_handshaking() {
             tls.flush().await?;
             if !tls.connection.is_handshaking() {
@@ -221,10 +223,13 @@ impl TlsStream {
         loop {
             match (self.plaintext(buf.as_deref_mut()), self.taken < self.input.len()) {
                 (Err(error), more) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if let Some(broken) = &self.broken {
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, broken.clone()));
+                    }
                     if !more {
                         return Ok(None);
                     }
-                    self.process().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+                    self.broken = self.process().err();
                 }
                 (Err(error), _) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Some(0)),
                 (result, _) => return result.map(Some),

@@ -184,7 +184,7 @@ fn load_logs(
         });
         loaded.salvaged.clear();
         let mut file = LogFile { number, used: 0, len: bytes.len() as u64, closed: false };
-        torn = scan(&bytes, |found| {
+        let garbage = scan(&bytes, |found| {
             let frame = found.frame;
             if frame.identity != identity {
                 loaded.foreign = true;
@@ -204,6 +204,10 @@ fn load_logs(
                 }
             }
         });
+        // A spare that was never written says nothing about the end of the log.
+        if garbage || file.used > 0 {
+            torn = garbage;
+        }
         loaded.logs.push(file);
     }
     builder.report.torn_tail = torn;

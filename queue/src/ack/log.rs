@@ -237,8 +237,8 @@ impl<S: LogStore> AckLog<S> {
         self.own.push(entry);
     }
 
-    /// Copies everything recorded so far to the disk. Call every 100 ms; `now` is the time at its start, by the clock that
-    /// [`AckPort::lag`] is asked with.
+    /// Copies everything recorded so far to the disk. Call every 100 ms; `now` is the time at its start, by the
+    /// clock that [`AckPort::lag`] is asked with.
     ///
     /// # Errors
     /// [`AckStop::Disk`]: nothing is lost, but all ports refuse until a later sync succeeds (it tries another file).

@@ -237,7 +237,8 @@ pub struct AckPort {
 impl AckPort {
     /// Records an entry. When this returns, the entry survives the death of the process. No system call, no lock.
     ///
-    /// While the disk takes nothing only intents are refused: what has come to pass is recorded as long as there is room.
+    /// While the disk takes nothing only intents are refused: what has come to pass is recorded as long as there is
+    /// room.
     ///
     /// # Errors
     /// [`AckStop`]: nothing was recorded, and the message must not leave.

@@ -201,7 +201,13 @@ impl Disk for FileDisk {
     }
 
     fn keep_damaged(&self, slot: u32, offset: u64, bytes: &[u8], reason: &str) -> io::Result<String> {
-        let path = self.damaged_path(&format!("seg-{slot:04}-at-{offset}"))?;
+        let stem = format!("seg-{slot:04}-at-{offset}");
+        let first = self.dir.join(DAMAGED).join(format!("{stem}.0"));
+        // Found again at a later start: one copy is enough.
+        if fs::read(&first).is_ok_and(|known| known == bytes) {
+            return Ok(first.display().to_string());
+        }
+        let path = self.damaged_path(&stem)?;
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
         file.write_all(bytes)?;
         file.sync_all()?;

@@ -321,8 +321,8 @@ impl Backlog {
         count
     }
 
-    /// Hands out, from any state, those recipients of a message that `wanted` names by their number in the envelope. Looks
-    /// at every recipient: for the few whose consequences a start must repeat, not for the mail path.
+    /// Hands out, from any state, those recipients of a message that `wanted` names by their number in the envelope.
+    /// Looks at every recipient: for the few whose consequences a start must repeat, not for the mail path.
     pub fn take_recipients(&mut self, msg: MsgKey, wanted: impl Fn(u16) -> bool, out: &mut Vec<Taken>) -> usize {
         let keys = self.recipients_of(msg);
         let mut count = 0;

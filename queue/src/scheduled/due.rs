@@ -187,8 +187,8 @@ impl Backlog {
         count
     }
 
-    /// Passes over a queue, for one class or for all, until `until` (its route is being looked up, its ready queue has no
-    /// room for the class, ...) or [`Backlog::wake`]. Stalls of several classes end together, at the earliest time.
+    /// Passes over a queue, for one class or for all, until `until` (its route is being looked up, its ready queue has
+    /// no room for the class, ...) or [`Backlog::wake`]. Stalls of several classes end together, at the earliest time.
     pub fn stall(&mut self, queue: QueueKey, class: Option<Class>, until: UnixSecs) {
         let Some(entry) = self.queues.slab.get_mut(queue.0) else { return };
         let already = entry.flags & STALLED_ANY != 0;

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use super::commit::{Commit, Prepared, RecordRef};
 use super::compact::{plan, Candidate};
 use super::drive::pwrite::carry_out;
+use super::maintain::keep_spares;
+use super::read::Extent;
 use super::segment::Segment;
 use super::shared::Shared;
 use super::superblock::{CutOff, Heat};
@@ -29,12 +31,14 @@ struct Move {
 pub(super) struct Cold {
     writer: Writer<usize>,
     moves: Vec<Move>,
+    /// Moves that the writer has not answered yet.
+    owed: usize,
 }
 
 impl Cold {
     pub(super) fn new(config: WriterConfig, cut_offs: Vec<CutOff>) -> Self {
         let config = WriterConfig { heat: Heat::Cold, ..config };
-        Self { writer: Writer::new(config, Buffer::pool(BUFFERS), cut_offs), moves: Vec::new() }
+        Self { writer: Writer::new(config, Buffer::pool(BUFFERS), cut_offs), moves: Vec::new(), owed: 0 }
     }
 
     /// A segment was recycled: its cut-off is needed no more.
@@ -65,12 +69,15 @@ impl Cold {
         let (policy, bytes) = (&shared.settings.compact, shared.settings.segment_bytes);
         let chosen = plan(policy, &candidates, bytes, shared.now(), pressed);
         for segment in segments.iter().filter(|segment| chosen.contains(&segment.number)) {
+            // Copying takes its time, and new mail goes on needing segments.
+            keep_spares(shared);
             self.copy(shared, segment);
             if shared.closing.load(Ordering::Acquire) {
                 break;
             }
         }
         self.drive(shared, true);
+        self.owed = 0;
         let moves: Vec<(SpoolId, RecordRef, RecordRef)> =
             self.moves.drain(..).filter_map(|one| Some((one.id, one.from, one.to?))).collect();
         if !moves.is_empty() {
@@ -82,7 +89,7 @@ impl Cold {
         let living = segment.live().living();
         for (offset, _) in living {
             let from = RecordRef::at(segment.number, offset);
-            let read = shared.read_raw(segment, from).map_err(|error| error.to_string());
+            let read = shared.read_raw(segment, from, Extent::Whole).map_err(|error| error.to_string());
             match read.and_then(|raw| raw.into_commit().map_err(str::to_owned)) {
                 Ok(commit) => {
                     if !self.push(shared, from, commit) {
@@ -103,6 +110,7 @@ impl Cold {
         let ticket = self.moves.len();
         self.moves.push(Move { id: commit.id, from, to: None });
         let Ok(mut item) = Prepared::new(ticket, commit, shared.settings.segment_bytes) else { return true };
+        self.owed += 1;
         loop {
             match self.writer.push(item) {
                 Ok(()) => return true,
@@ -117,8 +125,13 @@ impl Cold {
     /// Carries out what the writer has; with `open` it may take a segment for that. False when it has none.
     fn drive(&mut self, shared: &Shared, open: bool) -> bool {
         loop {
-            while open && self.writer.wants_spare() && self.wants_to_write() {
-                match shared.take_spare() {
+            if self.writer.is_stuck() {
+                self.writer.deny();
+                self.tell(shared);
+                return false;
+            }
+            while open && self.writer.wants_spare() && self.owed > 0 {
+                match shared.take_spare(Heat::Cold) {
                     Ok(spare) => self.writer.add_spare(spare),
                     Err(_) => {
                         self.writer.deny();
@@ -142,14 +155,11 @@ impl Cold {
         }
     }
 
-    fn wants_to_write(&self) -> bool {
-        self.moves.iter().any(|one| one.to.is_none())
-    }
-
     fn tell(&mut self, shared: &Shared) {
         while let Some(event) = self.writer.next_event() {
             match event {
                 Event::Acked { ticket, id, at, len } => {
+                    self.owed = self.owed.saturating_sub(1);
                     if let Some(segment) = shared.table.get(at.segment) {
                         segment.live().add(id.0, at.offset16, len / RECORD_ALIGN as u32);
                     }
@@ -158,9 +168,9 @@ impl Cold {
                     }
                 }
                 // The original stays where it is.
-                Event::Refused { .. } => {}
+                Event::Refused { .. } => self.owed = self.owed.saturating_sub(1),
                 Event::Opened { spare, generation } => {
-                    shared.note_opened(spare, generation);
+                    shared.note_opened(spare, generation, Heat::Cold);
                 }
                 Event::Sealed { number } => shared.note_ended(number, None),
                 Event::Ended(cut) => {

@@ -63,6 +63,7 @@ pub struct Prepared<T> {
 
 impl<T> Prepared<T> {
     /// Takes the checksums of a commit that is to go into a segment of `segment_bytes`.
+    #[allow(clippy::result_large_err)] // a refused message goes back to its owner whole
     pub fn new(ticket: T, commit: Commit, segment_bytes: u64) -> Result<Self, (Refusal, Commit)> {
         let labels = commit.labels.encode();
         let header = RecordHeader {
@@ -86,6 +87,11 @@ impl<T> Prepared<T> {
             return Err((Refusal::TooLarge { size }, commit));
         }
         Ok(Self { ticket, commit, labels, header })
+    }
+
+    /// The same with another ticket.
+    pub fn with_ticket<U>(self, ticket: U) -> Prepared<U> {
+        Prepared { ticket, commit: self.commit, labels: self.labels, header: self.header }
     }
 
     /// Bytes of the record.

@@ -335,9 +335,9 @@ mod tests {
     fn labels(index: u64) -> Labels {
         let mut labels = Labels::default();
         labels.received = UnixSecs(1_000_000 + index as u32);
-        labels.not_after = (index % 2 == 0).then_some(UnixSecs(9));
+        labels.not_after = (index.is_multiple_of(2)).then_some(UnixSecs(9));
         labels.size = 100 + index as u32;
-        labels.pool = if index % 3 == 0 { "warm".into() } else { String::new() };
+        labels.pool = if index.is_multiple_of(3) { "warm".into() } else { String::new() };
         labels.priority = -2;
         for place in 0..index % 4 {
             labels.push_recipient(&format!("t@d{}.test", (index + place) % 7));

@@ -33,7 +33,8 @@ pub struct Labels {
     pub pool: String,
     names: Vec<String>,
     recipients: Vec<u16>,
-    index: HashMap<String, u16>,
+    /// Made once there are many names.
+    index: Option<HashMap<String, u16>>,
 }
 
 impl PartialEq for Labels {
@@ -78,24 +79,24 @@ impl Labels {
     }
 
     fn intern(&mut self, name: &str) -> u16 {
-        if self.names.len() <= FEW {
-            if let Some(found) = self.names.iter().position(|known| known == name) {
+        let names = &mut self.names;
+        let next = names.len() as u16;
+        if names.len() <= FEW {
+            if let Some(found) = names.iter().position(|known| known == name) {
                 return found as u16;
             }
         } else {
-            if self.index.is_empty() {
-                self.index = self.names.iter().enumerate().map(|(at, name)| (name.clone(), at as u16)).collect();
-            }
-            if let Some(found) = self.index.get(name) {
+            let index = self.index.get_or_insert_with(|| {
+                let known = names.iter().enumerate().map(|(at, name)| (name.clone(), at as u16));
+                known.collect()
+            });
+            if let Some(found) = index.get(name) {
                 return *found;
             }
+            index.insert(name.to_owned(), next);
         }
-        let index = self.names.len() as u16;
-        if !self.index.is_empty() {
-            self.index.insert(name.to_owned(), index);
-        }
-        self.names.push(name.to_owned());
-        index
+        names.push(name.to_owned());
+        next
     }
 
     /// Number of recipients.
@@ -190,7 +191,7 @@ impl Labels {
             pool,
             names,
             recipients,
-            index: HashMap::new(),
+            index: None,
         })
     }
 }

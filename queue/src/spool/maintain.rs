@@ -12,6 +12,12 @@ use crate::disk::Space;
 /// How often the thread looks around without being nudged.
 const ROUND: Duration = Duration::from_millis(250);
 
+/// Recycled segments kept as spares, though fewer were asked for: making one anew costs writing it.
+const SPARES_KEPT: usize = 16;
+
+/// Rounds in which a segment's pages may stay in memory before its file is removed instead.
+const TRIES_MAX: u32 = 100;
+
 /// Works until the spool closes.
 pub(super) fn run(shared: &Arc<Shared>, mut cold: Cold) {
     while !shared.closing.load(Ordering::Acquire) {
@@ -43,7 +49,8 @@ fn remove_spoiled(shared: &Shared) {
     }
 }
 
-fn keep_spares(shared: &Shared) {
+/// Makes spares until there are as many as were asked for, or the room ends.
+pub(super) fn keep_spares(shared: &Shared) {
     let room = shared.look_at_room();
     let reserve = shared.reserve_of(room);
     while shared.spares() < shared.settings.spares && !shared.closing.load(Ordering::Acquire) {
@@ -60,19 +67,29 @@ fn keep_spares(shared: &Shared) {
     }
 }
 
+/// True when mail is being turned away, or soon will be: then room counts for more than a file that is written already.
+fn is_short(shared: &Shared) -> bool {
+    let room = shared.room();
+    room.free < 2 * shared.reserve_of(room) + shared.settings.segment_bytes
+}
+
 /// Gives the file of a segment without life back. Its pages must be out of memory first: one that stays would turn a
 /// later O_DIRECT write into slow work of the kernel.
 fn recycle(shared: &Shared, segment: &Segment) -> bool {
     if !segment.unmap() {
         return false;
     }
-    let done = if segment.bytes != shared.settings.segment_bytes || shared.spares() > shared.settings.spares + 1 {
+    let enough = shared.spares() >= SPARES_KEPT.max(2 * shared.settings.spares);
+    let done = if segment.bytes != shared.settings.segment_bytes || enough {
         shared.disk.remove(segment.slot).map(|()| None)
     } else {
         match shared.disk.forget_cache(segment.slot) {
             Ok(true) => shared.write_spare(segment.slot, segment.generation).map(Some),
-            // Pages still there, or unknown: the next round asks again.
-            Ok(false) => return false,
+            // Somebody else looks at the file: the next rounds ask again, then it is given up for a new one.
+            Ok(false) if segment.tries.fetch_add(1, Ordering::Relaxed) < TRIES_MAX && !is_short(shared) => {
+                return false
+            }
+            Ok(false) => shared.disk.remove(segment.slot).map(|()| None),
             Err(error) => Err(error),
         }
     };

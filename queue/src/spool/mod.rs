@@ -9,9 +9,12 @@
 //! | --- | --- |
 //! | [`writer`] | which bytes go where, and when a message counts as durable (pure) |
 //! | [`recover`] | what is on the disk after any stop, and what it means |
+//! | [`inspect`] | what a spool holds, without opening it |
 //! | [`compact`] | which segments are copied together (pure) |
 //! | `drive` | carries out the writer's writes: io_uring, or pwrite |
 //! | `maintain` | spare segments, recycling, compaction |
+//! | `survey`, `scan` | the two halves of recovery: files, then batches |
+//! | `cold` | carries compaction out |
 //! | [`stepped`] | the same without threads, moved by a simulator |
 //! | `read` | messages read back |
 //! | [`superblock`], [`records`], [`labels`], [`footer`] | the bytes |
@@ -21,6 +24,7 @@ pub mod commit;
 pub mod compact;
 mod drive;
 pub mod footer;
+pub mod inspect;
 pub mod labels;
 mod layout;
 mod maintain;
@@ -34,6 +38,7 @@ mod settings;
 mod shared;
 pub mod stepped;
 pub mod superblock;
+mod survey;
 pub mod writer;
 
 use std::fs::File;
@@ -63,8 +68,9 @@ use crate::time::UnixMillis;
 use cold::Cold;
 use drive::Feeder;
 use port::Ticket;
-use recover::{segment_of, survey, Survey};
+use recover::segment_of;
 use shared::{Counters, Shared, WAITING_BYTES_MAX};
+use survey::{survey, Manner, Survey};
 use writer::{Writer, WriterConfig, BUFFERS};
 
 /// An open spool. Any thread may use it.
@@ -109,7 +115,7 @@ impl Spool {
         settings.check()?;
         let Parts { shared, feeder, cold, survey } = Parts::open(disk, settings, now, steady)?;
         let spool = Arc::new(Self { shared: Arc::clone(&shared), threads: Mutex::default(), _lock: None });
-        Ok((Stepped::new(spool, feeder, cold), Recovery { shared, survey }))
+        Ok((Stepped::new(spool, feeder, cold), Recovery { shared, repair: true, survey }))
     }
 
     fn open_on(
@@ -128,7 +134,7 @@ impl Spool {
             })?,
         ];
         let spool = Arc::new(Self { shared: Arc::clone(&shared), threads: Mutex::new(threads), _lock: lock });
-        Ok((spool, Recovery { shared, survey }))
+        Ok((spool, Recovery { shared, repair: true, survey }))
     }
 
     /// The key for the next message: above everything ever seen in this spool.
@@ -146,6 +152,7 @@ impl Spool {
 
     /// Hands a message to the writer. The answer comes through `port` with `token`: where the message is, once it is
     /// durable, or why it was refused. Never blocks; takes the checksums on the caller's thread.
+    #[allow(clippy::result_large_err)] // a refused message goes back to its owner whole
     pub fn submit(&self, port: &Port, token: u64, commit: Commit) -> Result<(), (Refusal, Commit)> {
         let shared = &self.shared;
         if shared.closing.load(Ordering::Acquire) {
@@ -155,14 +162,19 @@ impl Spool {
         if shared.waiting_bytes.load(Ordering::Relaxed) + bytes > WAITING_BYTES_MAX {
             return Err((Refusal::Busy, commit));
         }
-        let ticket = Ticket { port: Arc::clone(&port.0), token };
-        let prepared = Prepared::new(ticket, commit, shared.settings.segment_bytes)?;
+        let prepared = Prepared::new((), commit, shared.settings.segment_bytes)?;
+        let prepared = prepared.with_ticket(Ticket::new(port, token));
         shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
         if let Err(back) = shared.queue.push(prepared) {
             shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            back.ticket.disarm();
             return Err((Refusal::Busy, back.commit));
         }
         shared.waker.wake();
+        if shared.closing.load(Ordering::SeqCst) {
+            // The writer may have looked for the last time already: dropped tickets answer by themselves.
+            while shared.queue.pop().is_some() {}
+        }
         Ok(())
     }
 
@@ -234,6 +246,7 @@ impl Spool {
             let live = segment.live();
             status.segments += 1;
             status.sealed += usize::from(segment.phase() == Phase::Sealed);
+            status.cold += usize::from(segment.heat == Heat::Cold);
             status.messages += live.count() as u64;
             status.live_bytes += live.bytes();
             status.used_bytes += segment.bytes;
@@ -243,7 +256,7 @@ impl Spool {
 
     /// Writes what was submitted, seals the segment, ends the threads. Later commits are refused. Blocks.
     pub fn close(&self) {
-        self.shared.closing.store(true, Ordering::Release);
+        self.shared.closing.store(true, Ordering::SeqCst);
         self.shared.waker.wake();
         self.shared.nudge();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
@@ -265,7 +278,8 @@ struct Parts {
 
 impl Parts {
     fn open(disk: Arc<dyn Disk>, settings: Settings, now: UnixMillis, steady: SteadyClock) -> Result<Self, OpenError> {
-        let survey = survey(&*disk, settings.segment_bytes, &settings.protections)?;
+        let (segment_bytes, protections) = (settings.segment_bytes, settings.protections);
+        let survey = survey(&*disk, &Manner { segment_bytes, tidy: true, protections })?;
         let from = Counters { next_id: survey.next_id, next_number: survey.next_number, next_slot: survey.next_slot };
         let identity = survey.identity.unwrap_or(settings.identity);
         let config = WriterConfig {
@@ -284,7 +298,15 @@ impl Parts {
             let spare = shared.spare_of(*slot, *generation, Space::Written);
             shared.put_spare(spare);
         }
-        shared.look_at_room();
+        let room = shared.look_at_room();
+        if survey.spares.is_empty() && room.free >= shared.settings.segment_bytes + shared.reserve_of(room) {
+            // A fraction of a second once, rather than a whole first segment of slow writes. Without it the writer
+            // falls back to allocated space, or refuses with the reason.
+            match shared.create_spare(Space::Written) {
+                Ok(spare) => shared.put_spare(spare),
+                Err(error) => shared.report(&format!("no spare segment: {error}")),
+            }
+        }
         let writer = Writer::new(config, Buffer::pool(BUFFERS), cut_offs.clone());
         let feeder = Feeder::new(Arc::clone(&shared), writer);
         Ok(Self { shared, feeder, cold: Cold::new(config, cut_offs), survey })

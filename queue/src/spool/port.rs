@@ -54,24 +54,48 @@ impl fmt::Debug for Port {
     }
 }
 
-/// What the writer of new mail is answered by.
+/// What the writer of new mail is answered by. Dropped without an answer (a thread died) it answers by itself: nobody
+/// waits for ever.
 pub(super) struct Ticket {
-    pub port: Arc<PortShared>,
-    pub token: u64,
+    port: Option<Arc<PortShared>>,
+    token: u64,
 }
+
+impl Ticket {
+    pub(super) fn new(port: &Port, token: u64) -> Self {
+        Self { port: Some(Arc::clone(&port.0)), token }
+    }
+
+    /// Nobody waits for it any more: the caller has been told otherwise.
+    pub(super) fn disarm(mut self) {
+        self.port = None;
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(port) = self.port.take() {
+            port.deliver(&mut vec![(self.token, Err(Refusal::Closing))]);
+        }
+    }
+}
+
+/// Answers for one port.
+type Batch = Vec<(u64, Answer)>;
 
 /// Gathers answers by port, so that each port is locked and woken once.
 #[derive(Default)]
 pub(super) struct Answers {
-    ports: Vec<(Arc<PortShared>, Vec<(u64, Answer)>)>,
+    ports: Vec<(Arc<PortShared>, Batch)>,
 }
 
 impl Answers {
-    pub(super) fn add(&mut self, ticket: Ticket, answer: Answer) {
-        let known = self.ports.iter_mut().find(|(port, _)| Arc::ptr_eq(port, &ticket.port));
+    pub(super) fn add(&mut self, mut ticket: Ticket, answer: Answer) {
+        let Some(port) = ticket.port.take() else { return };
+        let known = self.ports.iter_mut().find(|(other, _)| Arc::ptr_eq(other, &port));
         match known {
             Some((_, batch)) => batch.push((ticket.token, answer)),
-            None => self.ports.push((ticket.port, vec![(ticket.token, answer)])),
+            None => self.ports.push((port, vec![(ticket.token, answer)])),
         }
     }
 
@@ -98,17 +122,22 @@ mod tests {
         }));
         let mut answers = Answers::default();
         for token in 0..3 {
-            answers.add(Ticket { port: Arc::clone(&port.0), token }, Ok(RecordRef::default()));
+            answers.add(Ticket::new(&port, token), Ok(RecordRef::default()));
         }
         answers.deliver();
-        answers.add(Ticket { port: Arc::clone(&port.0), token: 3 }, Err(Refusal::Closing));
+        answers.add(Ticket::new(&port, 3), Err(Refusal::Closing));
         answers.deliver();
         assert_eq!(woken.load(Ordering::SeqCst), 1);
         let mut out = Vec::new();
         port.drain(&mut out);
         assert_eq!(out.iter().map(|(token, _)| *token).collect::<Vec<_>>(), [0, 1, 2, 3]);
-        answers.add(Ticket { port: Arc::clone(&port.0), token: 4 }, Ok(RecordRef::default()));
+        answers.add(Ticket::new(&port, 4), Ok(RecordRef::default()));
         answers.deliver();
         assert_eq!(woken.load(Ordering::SeqCst), 2);
+        drop(Ticket::new(&port, 5));
+        Ticket::new(&port, 6).disarm();
+        out.clear();
+        port.drain(&mut out);
+        assert_eq!(out, [(4, Ok(RecordRef::default())), (5, Err(Refusal::Closing))], "nobody waits for ever");
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use super::commit::{Commit, RecordRef};
 use super::labels::Labels;
 use super::records::{RecordFault, RecordHeader, Shape, RECORD_HEADER};
-use super::segment::{Phase, Segment};
+use super::segment::{MapState, Phase, Segment};
 use super::shared::Shared;
 use crate::body::{Body, BodyOwner};
 use crate::disk::{aligned, Disk, Map};
@@ -79,7 +79,7 @@ impl Raw {
 impl Shared {
     /// Blocks until the message is read.
     pub(super) fn load(&self, id: SpoolId, at: RecordRef) -> Result<Stored, ReadError> {
-        let (place, raw) = self.fetch(id, at)?;
+        let (place, raw) = self.fetch(id, at, Extent::Whole)?;
         let envelope = raw.envelope().map_err(|what| damaged(place, what))?;
         let body = raw.body().map_err(|what| damaged(place, what))?;
         Ok(Stored { envelope, body })
@@ -87,56 +87,83 @@ impl Shared {
 
     /// Blocks until the envelope is read; the body is not looked at.
     pub(super) fn load_envelope(&self, id: SpoolId, at: RecordRef) -> Result<Envelope, ReadError> {
-        let (place, raw) = self.fetch(id, at)?;
+        let (place, raw) = self.fetch(id, at, Extent::Envelope)?;
         raw.envelope().map_err(|what| damaged(place, what))
     }
 
-    fn fetch(&self, id: SpoolId, at: RecordRef) -> Result<(RecordRef, Raw), ReadError> {
+    fn fetch(&self, id: SpoolId, at: RecordRef, extent: Extent) -> Result<(RecordRef, Raw), ReadError> {
         let place = self.table.resolve(id, at);
-        let result = self.fetch_at(id, place);
-        // Compaction may have moved the record and recycled its segment while it was read.
-        match result {
-            Err(_) if self.table.get(place.segment).is_none() && self.table.resolve(id, at) != place => {
-                self.fetch_at(id, self.table.resolve(id, at))
+        match self.fetch_at(id, place, extent) {
+            // Its segment was recycled while it was read: moved by compaction, or retired.
+            Err(_) if self.table.get(place.segment).is_none() => {
+                let moved = self.table.resolve(id, at);
+                if moved == place {
+                    return Err(gone(place));
+                }
+                self.fetch_at(id, moved, extent)
             }
             other => other,
         }
     }
 
-    fn fetch_at(&self, id: SpoolId, place: RecordRef) -> Result<(RecordRef, Raw), ReadError> {
-        let gone = ReadError::Gone { segment: place.segment, offset: place.offset() };
-        let Some(segment) = self.table.get(place.segment) else { return Err(gone) };
-        let raw = self.read_raw(&segment, place)?;
+    fn fetch_at(&self, id: SpoolId, place: RecordRef, extent: Extent) -> Result<(RecordRef, Raw), ReadError> {
+        let segment = self.table.get(place.segment).ok_or_else(|| gone(place))?;
+        let raw = self.read_raw(&segment, place, extent)?;
         if raw.header.id == id.0 {
             Ok((place, raw))
         } else {
-            Err(gone)
+            Err(gone(place))
         }
     }
 
     /// The record at a place, its header verified.
-    pub(super) fn read_raw(&self, segment: &Segment, place: RecordRef) -> Result<Raw, ReadError> {
+    pub(super) fn read_raw(&self, segment: &Segment, place: RecordRef, extent: Extent) -> Result<Raw, ReadError> {
         let io = |source| ReadError::Io { segment: place.segment, source };
-        let raw = match self.map_of(segment) {
-            Some(map) => from_map(&map?, segment, place),
-            None => from_disk(&*self.disk, segment, place).map_err(io)?,
+        let raw = match self.map_of(segment, place)? {
+            Some(map) => from_map(&map, segment, place, extent),
+            None => from_disk(&*self.disk, segment, place, extent).map_err(io)?,
         };
         raw.map_err(|what| damaged(place, what))
     }
 
     /// The map of a sealed segment, made when first asked for. `None` when it is to be read from the disk.
-    fn map_of(&self, segment: &Segment) -> Option<Result<Arc<Map>, ReadError>> {
+    fn map_of(&self, segment: &Segment, place: RecordRef) -> Result<Option<Arc<Map>>, ReadError> {
         if segment.phase() != Phase::Sealed {
-            return None;
+            return Ok(None);
         }
         let mut map = segment.map.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(map) = &*map {
-            return Some(Ok(Arc::clone(map)));
+        match &*map {
+            MapState::Mapped(map) => return Ok(Some(Arc::clone(map))),
+            MapState::Closed => return Err(gone(place)),
+            MapState::NotYet => {}
         }
-        let made = self.disk.map(segment.slot)?;
-        let made = made.map_err(|source| ReadError::Io { segment: segment.number, source });
-        Some(made.inspect(|made| *map = Some(Arc::clone(made))))
+        let Some(made) = self.disk.map(segment.slot) else { return Ok(None) };
+        let made = made.map_err(|source| ReadError::Io { segment: segment.number, source })?;
+        *map = MapState::Mapped(Arc::clone(&made));
+        Ok(Some(made))
     }
+}
+
+/// How much of a record is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// Header, labels and envelope.
+    Envelope,
+    /// All of it.
+    Whole,
+}
+
+impl Extent {
+    fn of(self, shape: &Shape) -> usize {
+        match self {
+            Self::Envelope => shape.body_at,
+            Self::Whole => shape.len,
+        }
+    }
+}
+
+fn gone(at: RecordRef) -> ReadError {
+    ReadError::Gone { segment: at.segment, offset: at.offset() }
 }
 
 fn damaged(at: RecordRef, what: &'static str) -> ReadError {
@@ -145,15 +172,16 @@ fn damaged(at: RecordRef, what: &'static str) -> ReadError {
 
 const UNREADABLE: &str = "the disk can't read it";
 
-fn from_map(map: &Arc<Map>, segment: &Segment, at: RecordRef) -> Result<Raw, &'static str> {
+fn from_map(map: &Arc<Map>, segment: &Segment, at: RecordRef, extent: Extent) -> Result<Raw, &'static str> {
     let start = at.offset() as usize;
     let lost = RecordFault::Header.text();
     // Touching a page that the disk can't read would kill the process: populate reports it instead.
     map.populate(start, RECORD_HEADER).map_err(|_| UNREADABLE)?;
     let head = map.bytes().get(start..start + RECORD_HEADER).ok_or(lost)?;
     let shape = RecordHeader::peek(head).ok_or(lost)?.shape();
-    map.populate(start, shape.len).map_err(|_| UNREADABLE)?;
-    let bytes = map.bytes().get(start..start + shape.len).ok_or(lost)?;
+    let len = extent.of(&shape);
+    map.populate(start, len).map_err(|_| UNREADABLE)?;
+    let bytes = map.bytes().get(start..start + len).ok_or(lost)?;
     let (header, _) = RecordHeader::parse(bytes, segment.epoch, at.offset(), true).ok_or(lost)?;
     Ok(Raw { owner: Arc::clone(map) as Arc<dyn BodyOwner>, start, header, shape })
 }
@@ -162,7 +190,12 @@ fn blocks(len: usize) -> usize {
     len.div_ceil(BLOCK) * BLOCK
 }
 
-fn from_disk(disk: &dyn Disk, segment: &Segment, at: RecordRef) -> std::io::Result<Result<Raw, &'static str>> {
+fn from_disk(
+    disk: &dyn Disk,
+    segment: &Segment,
+    at: RecordRef,
+    extent: Extent,
+) -> std::io::Result<Result<Raw, &'static str>> {
     let offset = at.offset();
     let block = offset / BLOCK as u64 * BLOCK as u64;
     let start = (offset - block) as usize;
@@ -178,14 +211,15 @@ fn from_disk(disk: &dyn Disk, segment: &Segment, at: RecordRef) -> std::io::Resu
         return Ok(Err(lost));
     };
     let shape = peeked.shape();
-    let needed = blocks(start + shape.len);
+    let len = extent.of(&shape);
+    let needed = blocks(start + len);
     if needed as u64 > room {
         return Ok(Err(lost));
     }
     if needed > bytes.len() {
         bytes = read(needed)?;
     }
-    let record = bytes.get(start..start + shape.len).unwrap_or_default();
+    let record = bytes.get(start..start + len).unwrap_or_default();
     let Some((header, _)) = RecordHeader::parse(record, segment.epoch, offset, true) else { return Ok(Err(lost)) };
     Ok(Ok(Raw { owner: Arc::new(ReadBytes(bytes)), start, header, shape }))
 }

@@ -6,8 +6,8 @@
 //! | B | no trailer | every batch is read |
 //! | C | a trailer, but the footer is damaged | every batch is read; all of it was acknowledged |
 //! | D | a whole batch, everything before it whole | its records are messages, acknowledged or not |
-//! | E | something bad, and no batch behind says it was durable | an unacknowledged tail: it and all behind it is dropped |
-//! | F | something bad below what a later batch, a trailer or a cut-off says was durable | damage: kept aside, reported; reading goes on behind it |
+//! | E | something bad, and nothing says it was durable | an unacknowledged tail: it and all behind is dropped |
+//! | F | something bad that a later batch, a trailer or a cut-off calls durable | damage: kept aside, told; on behind |
 //! | G | a batch of an earlier use | nothing: space not yet written |
 //! | H | anything at or behind a cut-off | ignored, however whole it is |
 //! | I | two valid superblocks | the higher generation holds |
@@ -24,21 +24,23 @@
 //! | T | a record of a sealed segment turns out bad when it is loaded | that message is damaged, the others are not |
 //!
 //! A segment that was read because it has no footer gets a cut-off at the end of what was accepted, so that the next
-//! start decides the same.
+//! start decides the same; then, unless a write to it had failed, the footer it lacks. What is read first is in
+//! `survey`, how batches are judged in `scan`.
 
 use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use super::commit::RecordRef;
-use super::footer::{Footer, Trailer};
-use super::scan::{scan, Bad, Found, Scan, Subject};
+use super::footer::{Footer, FooterBuilder};
+use super::scan::{scan, Bad, Found, Scan};
 use super::segment::{Live, Phase, Segment, SegmentFacts};
 use super::shared::Shared;
-use super::superblock::{CutOff, CutReason, Heat, Parsed, State, Superblock, DATA_START, FORMAT};
-use super::writer::Protections;
+use super::superblock::{CutReason, Heat};
+use super::survey::{subject, Survey, Used};
 use crate::disk::{aligned, Disk};
 use crate::envelope::Class;
-use crate::error::OpenError;
 use crate::id::SpoolId;
 use crate::limits::{BLOCK, RECORD_ALIGN};
 use crate::time::UnixSecs;
@@ -110,149 +112,11 @@ pub struct RecoveryReport {
     pub damage: Vec<Damage>,
 }
 
-/// A slot in use, as found.
-pub(super) struct Used {
-    pub slot: u32,
-    pub block: Superblock,
-    pub trailer: Option<Trailer>,
-    pub scan: Option<Scan>,
-}
-
-/// What opening found: enough to accept mail; the messages are told by [`Recovery::run`].
-pub(super) struct Survey {
-    pub identity: Option<u128>,
-    pub used: Vec<Used>,
-    /// Slots to be used again, with their newest generation.
-    pub spares: Vec<(u32, u64)>,
-    pub cut_offs: Vec<CutOff>,
-    pub next_id: u64,
-    pub next_number: u32,
-    pub next_slot: u32,
-    pub damage: Vec<Damage>,
-}
-
-fn io_error(what: String) -> impl FnOnce(std::io::Error) -> OpenError {
-    move |source| OpenError::Io { what, source, remedy: "check the spool disk and the rights on its directory" }
-}
-
-/// Reads superblocks and trailers of all slots, and every segment that has no footer.
-pub(super) fn survey(disk: &dyn Disk, segment_bytes: u64, protections: &Protections) -> Result<Survey, OpenError> {
-    let slots = disk.list().map_err(io_error("listing the spool".into()))?;
-    let mut survey = Survey {
-        identity: None,
-        used: Vec::new(),
-        spares: Vec::new(),
-        cut_offs: Vec::new(),
-        next_id: 1,
-        next_number: 1,
-        next_slot: slots.iter().map(|(slot, _)| slot + 1).max().unwrap_or(0),
-        damage: Vec::new(),
-    };
-    let mut told: Vec<CutOff> = Vec::new();
-    for (slot, len) in slots {
-        survey_slot(disk, slot, len, segment_bytes, &mut survey, &mut told)?;
-    }
-    for used in &mut survey.used {
-        let cut = told.iter().find(|cut| cut.number == used.block.number && cut.epoch == used.block.epoch);
-        survey.cut_offs.extend(cut);
-        used.trailer = read_trailer(disk, used.slot, &used.block, protections);
-        if let Some(trailer) = &used.trailer {
-            survey.next_id = survey.next_id.max(trailer.max_id + 1);
-            continue;
-        }
-        if protections.sync_found {
-            // What a killed process wrote may stand in caches only. It counts from here on (originals of copies are given
-            // up, a cut-off says how far it reaches), so it must outlive a power cut too.
-            disk.sync(used.slot).map_err(io_error(format!("making seg-{:04} durable", used.slot)))?;
-        }
-        let result = scan(disk, subject(used, cut, DATA_START), protections);
-        survey.next_id = survey.next_id.max(result.max_id + 1);
-        if cut.is_none() {
-            survey.cut_offs.push(CutOff {
-                number: used.block.number,
-                epoch: used.block.epoch,
-                offset: result.end,
-                reason: CutReason::Stopped,
-            });
-        }
-        used.scan = Some(result);
-    }
-    // Ids that were handed out and never became durable may stand in logs: leave them behind.
-    survey.next_id = (survey.next_id | 0xffff) + 1;
-    Ok(survey)
-}
-
-fn survey_slot(
-    disk: &dyn Disk,
-    slot: u32,
-    len: u64,
-    segment_bytes: u64,
-    survey: &mut Survey,
-    told: &mut Vec<CutOff>,
-) -> Result<(), OpenError> {
-    let parsed = read_superblock(disk, slot);
-    let block = match parsed {
-        Parsed::Valid(block) => block,
-        Parsed::Unreadable(found) => {
-            return Err(OpenError::TooNew { what: format!("seg-{slot:04}"), found, known: FORMAT });
-        }
-        Parsed::Invalid => {
-            let what = "neither superblock is valid";
-            let kept = disk.set_aside(slot, what).map_err(|error| error.to_string());
-            survey.damage.push(Damage { slot, segment: 0, offset: 0, len, id: None, what: what.into(), kept });
-            return Ok(());
-        }
-    };
-    if survey.identity.is_some_and(|identity| identity != block.identity) {
-        return Err(OpenError::Setting(format!(
-            "seg-{slot:04} belongs to another spool; move it out of the spool directory"
-        )));
-    }
-    survey.identity = Some(block.identity);
-    survey.next_id = survey.next_id.max(block.id_floor);
-    survey.next_number = survey.next_number.max(block.number + 1);
-    told.extend(block.cut_offs.iter().copied());
-    if block.state == State::InUse {
-        let block = Superblock { segment_bytes: block.segment_bytes.min(len / BLOCK as u64 * BLOCK as u64), ..block };
-        survey.used.push(Used { slot, block, trailer: None, scan: None });
-    } else if len == segment_bytes {
-        survey.spares.push((slot, block.generation));
-    } else {
-        disk.remove(slot).map_err(io_error(format!("removing the spare seg-{slot:04} of another size")))?;
-    }
-    Ok(())
-}
-
-fn read_superblock(disk: &dyn Disk, slot: u32) -> Parsed {
-    let copy = |offset: u64| {
-        let mut block = aligned(BLOCK);
-        match disk.read_at(slot, offset, &mut block) {
-            Ok(()) => Superblock::parse(&block),
-            Err(_) => Parsed::Invalid,
-        }
-    };
-    Superblock::choose(copy(0), copy(BLOCK as u64))
-}
-
-fn read_trailer(disk: &dyn Disk, slot: u32, block: &Superblock, protections: &Protections) -> Option<Trailer> {
-    let mut bytes = aligned(BLOCK);
-    disk.read_at(slot, block.segment_bytes.checked_sub(BLOCK as u64)?, &mut bytes).ok()?;
-    Trailer::parse(&bytes, block.epoch, protections.check_epoch)
-}
-
-fn subject(used: &Used, cut: Option<&CutOff>, durable: u64) -> Subject {
-    Subject {
-        slot: used.slot,
-        epoch: used.block.epoch,
-        bytes: used.block.segment_bytes,
-        cut_off: cut.map(|cut| cut.offset),
-        durable: cut.map_or(durable, |cut| cut.offset.max(durable)),
-    }
-}
-
 /// The second half of opening a spool: telling all messages. Mail is accepted meanwhile.
 pub struct Recovery {
     pub(super) shared: Arc<Shared>,
+    /// Whether damage is copied aside and missing footers are written.
+    pub(super) repair: bool,
     pub(super) survey: Survey,
 }
 
@@ -326,8 +190,9 @@ impl Recovery {
                 return tell_footer(&segment, &footer, is_new, report, sink);
             }
             report.damage.push(self.keep(&used, trailer.data_end, trailer.footer_len, "the footer is damaged", None));
-            let protections = &self.shared.settings.protections;
-            used.scan = Some(scan(&*self.shared.disk, subject(&used, None, trailer.data_end), protections));
+            // The trailer says that all before the footer was acknowledged, and nothing behind it counts.
+            let subject = subject(&used, Some(trailer.data_end), trailer.data_end);
+            used.scan = Some(scan(&*self.shared.disk, subject, &self.shared.settings.protections));
         }
         let Some(result) = used.scan.take() else { return };
         report.by_scan += 1;
@@ -337,9 +202,16 @@ impl Recovery {
             let Bad { offset, len, what, id } = bad;
             report.damage.push(self.keep(&used, *offset, *len, what, *id));
         }
-        // Evidence stays where it is as long as somebody may want to look.
-        segment.kept.store(!result.bad.is_empty(), std::sync::atomic::Ordering::Release);
+        let copied = report.damage.iter().all(|damage| damage.segment != segment.number || damage.kept.is_ok());
+        // Damage of which no copy could be made stays where it is.
+        segment.kept.store(!copied, Ordering::Release);
         tell_scan(&segment, &result.found, is_new, report, sink);
+        if self.repair && copied && used.reason.is_none_or(|reason| reason == CutReason::Stopped) {
+            match seal_late(&*self.shared.disk, &used, &result) {
+                Ok(()) => self.shared.note_sealed_late(segment.number),
+                Err(error) => self.shared.report(&format!("seg-{:04} gets no footer: {error}", used.slot)),
+            }
+        }
     }
 
     fn keep(&self, used: &Used, offset: u64, len: u64, what: &str, id: Option<u64>) -> Damage {
@@ -347,7 +219,7 @@ impl Recovery {
         let end = (offset + len).min(used.block.segment_bytes);
         let mut bytes = Vec::new();
         let mut at = start;
-        while at < end {
+        while at < end && self.repair {
             let mut block = aligned(BLOCK);
             // What can't be read is kept as zeros, so that the rest stays at its place.
             if self.shared.disk.read_at(used.slot, at, &mut block).is_err() {
@@ -356,7 +228,10 @@ impl Recovery {
             bytes.extend_from_slice(&block);
             at += BLOCK as u64;
         }
-        let kept = self.shared.disk.keep_damaged(used.slot, start, &bytes, what).map_err(|error| error.to_string());
+        let kept = match self.repair {
+            true => self.shared.disk.keep_damaged(used.slot, start, &bytes, what).map_err(|error| error.to_string()),
+            false => Err("only looked at".into()),
+        };
         self.shared.report(&format!("damage in seg-{:04} at {offset}: {what}", used.slot));
         Damage {
             slot: used.slot,
@@ -368,6 +243,24 @@ impl Recovery {
             kept,
         }
     }
+}
+
+/// Gives a segment that was read batch by batch the footer it lacks, so that the next start need not read it again and
+/// no cut-off has to be carried for it.
+fn seal_late(disk: &dyn Disk, used: &Used, scan: &Scan) -> io::Result<()> {
+    let mut footer = FooterBuilder::default();
+    for found in &scan.found {
+        footer.add(found.id, found.offset, found.len, found.version, &found.labels);
+    }
+    let bytes = used.block.segment_bytes;
+    if scan.end + footer.room() > bytes {
+        return Err(io::Error::other("no room behind its batches"));
+    }
+    let (footer, trailer) = footer.finish(used.block.epoch, used.block.number, scan.end, bytes);
+    // What was read may so far be in the disk's own memory only.
+    disk.sync(used.slot)?;
+    disk.write_at(used.slot, scan.end, &footer, true)?;
+    disk.write_at(used.slot, bytes - BLOCK as u64, &trailer, true)
 }
 
 fn tell_footer(
@@ -461,6 +354,7 @@ pub(super) fn segment_of(used: &Used) -> Segment {
         slot: used.slot,
         epoch: used.block.epoch,
         generation: used.block.generation,
+        heat: used.block.heat,
         created: used.block.created,
         bytes: used.block.segment_bytes,
     };

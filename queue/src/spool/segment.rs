@@ -1,10 +1,11 @@
 //! The segments in use, as memory knows them: which records live, and how they are read.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::commit::RecordRef;
+use super::superblock::Heat;
 use crate::disk::Map;
 use crate::id::SpoolId;
 use crate::limits::RECORD_ALIGN;
@@ -100,6 +101,16 @@ impl Live {
     }
 }
 
+/// The map of a segment.
+pub(super) enum MapState {
+    /// Nobody asked for it.
+    NotYet,
+    /// Made; readers hold it too.
+    Mapped(Arc<Map>),
+    /// The segment is being recycled: it is not mapped any more.
+    Closed,
+}
+
 /// A segment in use.
 pub struct Segment {
     /// Logical number.
@@ -110,6 +121,8 @@ pub struct Segment {
     pub epoch: u64,
     /// Generation of its newest superblock.
     pub generation: u64,
+    /// New mail or compacted.
+    pub heat: Heat,
     /// When this use began, milliseconds since 1970.
     pub created: u64,
     /// Length of the file.
@@ -121,8 +134,10 @@ pub struct Segment {
     pub(super) kept: AtomicBool,
     /// A record of it could not be copied: compaction leaves it alone.
     pub(super) uncopied: AtomicBool,
+    /// Rounds in which its pages were still in memory when it was to be recycled.
+    pub(super) tries: AtomicU32,
     live: Mutex<Live>,
-    pub(super) map: Mutex<Option<Arc<Map>>>,
+    pub(super) map: Mutex<MapState>,
 }
 
 /// What a new [`Segment`] is made of.
@@ -132,6 +147,7 @@ pub(super) struct SegmentFacts {
     pub slot: u32,
     pub epoch: u64,
     pub generation: u64,
+    pub heat: Heat,
     pub created: u64,
     pub bytes: u64,
 }
@@ -143,14 +159,16 @@ impl Segment {
             slot: facts.slot,
             epoch: facts.epoch,
             generation: facts.generation,
+            heat: facts.heat,
             created: facts.created,
             bytes: facts.bytes,
             phase: AtomicU8::new(phase as u8),
             known: AtomicBool::new(known),
             kept: AtomicBool::new(false),
             uncopied: AtomicBool::new(false),
+            tries: AtomicU32::new(0),
             live: Mutex::new(Live::default()),
-            map: Mutex::new(None),
+            map: Mutex::new(MapState::NotYet),
         }
     }
 
@@ -188,7 +206,7 @@ impl Segment {
     /// May compaction copy what lives in it?
     pub(super) fn can_be_copied(&self) -> bool {
         let left_alone = self.kept.load(Ordering::Acquire) || self.uncopied.load(Ordering::Acquire);
-        self.phase() == Phase::Sealed && self.is_known() && !left_alone
+        self.phase() != Phase::Active && self.is_known() && !left_alone
     }
 
     /// No living record, and none will come: its file can be used again.
@@ -199,13 +217,13 @@ impl Segment {
             && self.live().count() == 0
     }
 
-    /// Drops the map; false while a reader still holds it.
+    /// Drops the map for good; false while a reader still holds it.
     pub(super) fn unmap(&self) -> bool {
         let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
-        if map.as_ref().is_some_and(|map| Arc::strong_count(map) > 1) {
+        if matches!(&*map, MapState::Mapped(map) if Arc::strong_count(map) > 1) {
             return false;
         }
-        *map = None;
+        *map = MapState::Closed;
         true
     }
 }

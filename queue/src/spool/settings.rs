@@ -103,6 +103,8 @@ pub struct SpoolStatus {
     pub segments: usize,
     /// Of them sealed.
     pub sealed: usize,
+    /// Of them cold: what compaction gathered.
+    pub cold: usize,
     /// Spare segments ready.
     pub spares: usize,
     /// Messages that are not retired.

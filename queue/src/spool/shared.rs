@@ -233,18 +233,28 @@ impl Shared {
     }
 
     /// A spare for a writer that needs one now: ready-made, or merely allocated when the room allows.
-    pub(super) fn take_spare(&self) -> Result<Spare, Refusal> {
-        let ready = lock(&self.spares).pop_front();
+    pub(super) fn take_spare(&self, heat: Heat) -> Result<Spare, Refusal> {
+        let ready = {
+            let mut spares = lock(&self.spares);
+            // The last one is for new mail; compaction has the time to make its own.
+            if heat == Heat::Hot || spares.len() > 1 {
+                spares.pop_front()
+            } else {
+                None
+            }
+        };
         self.nudge();
         if let Some(spare) = ready {
-            return Ok(spare);
+            let id_floor = self.next_id.load(Ordering::Relaxed);
+            return Ok(Spare { created: self.now(), id_floor, ..spare });
         }
         let room = self.look_at_room();
         let needed = self.settings.segment_bytes + self.reserve_of(room) / 2;
         if room.free < needed {
             return Err(Refusal::Full { free: room.free, needed });
         }
-        self.create_spare(Space::Allocated).map_err(|error| {
+        let space = if heat == Heat::Hot { Space::Allocated } else { Space::Written };
+        self.create_spare(space).map_err(|error| {
             self.report(&format!("no new segment: {error}"));
             Refusal::WriteFailed(error.to_string())
         })
@@ -314,12 +324,13 @@ impl Shared {
     }
 
     /// A segment was opened by a writer.
-    pub(super) fn note_opened(&self, spare: Spare, generation: u64) -> Arc<Segment> {
+    pub(super) fn note_opened(&self, spare: Spare, generation: u64, heat: Heat) -> Arc<Segment> {
         let facts = SegmentFacts {
             number: spare.number,
             slot: spare.slot,
             epoch: spare.epoch,
             generation,
+            heat,
             created: spare.created,
             bytes: self.settings.segment_bytes,
         };
@@ -341,6 +352,15 @@ impl Shared {
         lock(&self.cut_offs).retain(|cut| cut.number != number);
         lock(&self.recycled_numbers).push(number);
         self.recycled.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A segment that had ended got its footer after all.
+    pub(super) fn note_sealed_late(&self, number: u32) {
+        if let Some(segment) = self.table.get(number) {
+            segment.set_phase(Phase::Sealed);
+        }
+        lock(&self.cut_offs).retain(|cut| cut.number != number);
+        lock(&self.recycled_numbers).push(number);
     }
 
     /// Numbers recycled since the last call, for the writer to forget.

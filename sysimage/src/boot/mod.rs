@@ -26,7 +26,8 @@ pub const FAILED: &str = "sysimage: boot failed";
 pub const CONF: &str = "/etc/ringpost/boot.conf";
 /// The drivers of the initramfs, one path per line, in order.
 pub const MODULES: &str = "/lib/modules/order";
-const SECOND_STAGE: &str = "in-root";
+/// Started under this name the process is in its root already, from an initramfs or straight by the kernel.
+const IN_ROOT: &str = "/sbin/init";
 const DISK_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Be process 1. Whatever goes wrong is said on the console and ends in power off: a machine that hangs helps nobody.
@@ -39,15 +40,15 @@ pub fn first_process(arguments: &[String]) -> ! {
 
 fn stages(arguments: &[String]) -> Result<()> {
     set_cad_enabled(false).ok();
-    if !arguments.iter().any(|a| a == SECOND_STAGE) {
-        mounts::kernel_views().context("mount /proc, /sys and /dev")?;
-        load_modules();
+    mounts::kernel_views().context("mount /proc, /sys and /dev")?;
+    load_modules();
+    if arguments.first().map(String::as_str) != Some(IN_ROOT) {
         let cmdline = fs::read_to_string("/proc/cmdline").context("read /proc/cmdline")?;
         if let Some(root) = parameter(&cmdline, "root").and_then(|r| Device::parse(&r)) {
             let device = mounts::wait_for(&root, DISK_PATIENCE)?;
             mounts::enter_root(&device)?;
             // Returns only when it failed.
-            let error = Command::new("/sbin/init").arg(SECOND_STAGE).exec();
+            let error = Command::new(IN_ROOT).exec();
             return Err(error).context("start /sbin/init of the root");
         }
     }

@@ -28,7 +28,7 @@ fn one(source: &str, at: &str, kind: &str, flags: MsFlags, options: &str) -> Res
 /// `/proc`, `/sys` and `/dev`.
 pub fn kernel_views() -> Result<()> {
     let plain = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-    for folder in KERNEL_VIEWS {
+    for folder in KERNEL_VIEWS.iter().filter(|f| !Path::new(f).is_dir()) {
         fs::create_dir_all(folder).with_context(|| format!("make {folder}"))?;
     }
     one("proc", "/proc", "proc", plain | MsFlags::MS_NODEV, "")?;

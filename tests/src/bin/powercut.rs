@@ -36,6 +36,9 @@ struct Cli {
     /// The most writes and flushes from ready to a cut that falls into one of them.
     #[arg(long, default_value_t = 400)]
     most_requests: u64,
+    /// The longest time the disk takes to answer, in milliseconds; answers come out of order.
+    #[arg(long, default_value_t = 0)]
+    lag_ms: u64,
     /// A static program of the kit to run in the guest, beside sysimage.
     #[arg(long)]
     program: Option<String>,
@@ -96,7 +99,11 @@ fn run(cli: &Cli, kit: &Kit) -> Result<Totals> {
     let place = Workplace::new("powercut")?;
     let socket = place.path().join("disk.sock");
     let honesty = if cli.lying_disk { Honesty::Lies } else { Honesty::Honest };
-    let server = Server::start(Volatile::new(empty_disk(cli, place.path())?, honesty), &socket)?;
+    let server = Server::start(
+        Volatile::new(empty_disk(cli, place.path())?, honesty),
+        &socket,
+        Duration::from_millis(cli.lag_ms),
+    )?;
     let mut programs = vec!["sysimage"];
     programs.extend(cli.program.as_deref());
     let data = if cli.bare { "none" } else { "/dev/vda" };
@@ -110,6 +117,7 @@ fn run(cli: &Cli, kit: &Kit) -> Result<Totals> {
     for number in 0..=cli.cuts {
         let last = number == cli.cuts;
         let until_cut = Duration::from_millis(random.random_range(0..=cli.longest_ms));
+        server.power_on();
         let mut guest = machine.start()?;
         witness.boot();
         // A cut while the machine still boots (journal replay) happens too, now and then.
@@ -120,6 +128,13 @@ fn run(cli: &Cli, kit: &Kit) -> Result<Totals> {
         } else {
             judge(&mut guest, &mut witness, number)?
         };
+        if let Verdict::Lost { .. } = verdict {
+            let (name, log) = (format!("powercut-{}-boot-{number}.log", cli.seed), guest.log().join("\n"));
+            let missing: Vec<&str> = witness.missing().take(5).collect();
+            let path = std::env::temp_dir().join(name);
+            std::fs::write(&path, log).context("keep the console")?;
+            println!("boot {number} lacks {missing:?} ...; its console is in {}", path.display());
+        }
         totals.judge(verdict, &mut witness);
         if last || guest.log().iter().any(|l| l.starts_with(FAILED)) {
             break;

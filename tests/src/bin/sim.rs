@@ -85,7 +85,7 @@ fn many(first: u64, last: u64, cli: &Cli) -> Option<Outcome> {
                 let outcome = run(seed, Protections::default(), Show::Nothing);
                 add(&mut totals.lock().expect("no thread panics"), &outcome);
                 let done = seed - first + 1;
-                if done % 100 == 0 {
+                if done.is_multiple_of(100) {
                     println!("{done} seeds, {:.1} s", start.elapsed().as_secs_f64());
                 }
                 if let Some(broken) = &outcome.broken {

@@ -150,7 +150,7 @@ impl Zone {
 
 fn hex(text: &str) -> Result<Vec<u8>, String> {
     let digits: Vec<u32> = text.chars().filter_map(|c| c.to_digit(16)).collect();
-    if digits.len() != text.len() || digits.len() % 2 != 0 {
+    if digits.len() != text.len() || !digits.len().is_multiple_of(2) {
         return Err("no hex".into());
     }
     Ok(digits.chunks(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect())

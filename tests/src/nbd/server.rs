@@ -1,19 +1,25 @@
 //! Serves one [`Volatile`] disk on a Unix socket, one thread per connection.
 //!
-//! A write is taken into the disk before it is answered, and a flush is answered after it. [`Server::cut`] cuts the
-//! power: connections opened before it are dead from then on. Never trusts a length from the wire.
+//! A write is taken into the disk before it is answered, and a flush covers the writes answered before it came.
+//! [`Server::cut`] cuts the power: connections opened before it are dead from then on. Never trusts a length from the
+//! wire.
 
-use super::volatile::{CutReport, Volatile};
+use super::volatile::{CutReport, Ticket, Volatile};
 use super::wire::{self, option, reply, Command, Fields, Request};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{channel, Receiver, Sender};
+use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 const EIO: u32 = 5;
 const EINVAL: u32 = 22;
+/// How long the answering thread sleeps when nothing waits.
+const IDLE: Duration = Duration::from_secs(3600);
 
 /// What the guest did to the disk.
 #[derive(Debug, Default)]
@@ -30,12 +36,15 @@ struct Power {
     disk: Volatile,
     /// Rises at every cut; a connection of an older life may not touch the disk.
     life: u64,
+    /// No connection is taken: an emulator that lost its disk would connect again at once.
+    off: bool,
     /// Requests that are still served, and who wants to know when they are used up.
     trip: Option<(u64, Sender<()>)>,
 }
 
 struct Shared {
     power: Mutex<Power>,
+    lag: Duration,
     counters: Counters,
 }
 
@@ -46,19 +55,26 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serve `disk` at the socket `path`, which must not exist yet.
-    pub fn start(disk: Volatile, path: &Path) -> io::Result<Server> {
+    /// Serve `disk` at the socket `path`, which must not exist yet. Each answer waits for a random part of `lag`, so
+    /// that answers come out of order and many writes are under way when the power goes.
+    pub fn start(disk: Volatile, path: &Path, lag: Duration) -> io::Result<Server> {
         let listener = UnixListener::bind(path)?;
-        let power = Mutex::new(Power { disk, life: 0, trip: None });
-        let shared = Arc::new(Shared { power, counters: Counters::default() });
+        let power = Mutex::new(Power { disk, life: 0, off: false, trip: None });
+        let shared = Arc::new(Shared { power, lag, counters: Counters::default() });
         let served = Arc::clone(&shared);
         std::thread::Builder::new().name("nbd accept".into()).spawn(move || {
             for stream in listener.incoming() {
                 let Ok(stream) = stream else { return };
                 let shared = Arc::clone(&served);
-                let life = lock(&shared.power).life;
+                let (life, off) = {
+                    let power = lock(&shared.power);
+                    (power.life, power.off)
+                };
                 if life == u64::MAX {
                     return;
+                }
+                if off {
+                    continue;
                 }
                 // A peer that breaks the protocol loses its connection and nothing else.
                 std::thread::spawn(move || serve(stream, &shared, life).ok());
@@ -67,12 +83,19 @@ impl Server {
         Ok(Server { shared, path: path.to_path_buf() })
     }
 
-    /// Cut the power: what was volatile is decided by `seed`; open connections never touch the disk again.
+    /// Cut the power: what was volatile is decided by `seed`; open connections never touch the disk
+    /// again, and new ones are refused until [`Server::power_on`].
     pub fn cut(&self, seed: u64) -> CutReport {
         let mut power = lock(&self.shared.power);
         power.life += 1;
+        power.off = true;
         power.trip = None;
         power.disk.cut(seed)
+    }
+
+    /// Take connections again.
+    pub fn power_on(&self) {
+        lock(&self.shared.power).off = false;
     }
 
     /// Let the disk fall silent in the middle of the `requests`-th write or flush from now: it is taken, and neither it
@@ -112,11 +135,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-fn serve(mut stream: UnixStream, shared: &Shared, life: u64) -> io::Result<()> {
+fn serve(mut stream: UnixStream, shared: &Arc<Shared>, life: u64) -> io::Result<()> {
     let size = lock(&shared.power).disk.len() as u64;
     if !handshake(&mut stream, size)? {
         return Ok(());
     }
+    let (replies, due) = channel();
+    let mut out = stream.try_clone()?;
+    let answering = Arc::clone(shared);
+    // Ends when `replies` goes or the peer is gone.
+    std::thread::spawn(move || answer_all(&mut out, &answering, life, &due));
+    let mut random = StdRng::seed_from_u64(life);
     let mut header = [0; wire::REQUEST_LEN];
     loop {
         stream.read_exact(&mut header)?;
@@ -127,10 +156,52 @@ fn serve(mut stream: UnixStream, shared: &Shared, life: u64) -> io::Result<()> {
             return Ok(());
         }
         let data = payload(&mut stream, &request)?;
-        let Some(answer) = carry_out(shared, life, &request, &data) else {
-            return Ok(()); // the power is gone: no answer
+        let Some((bytes, ticket)) = carry_out(shared, life, &request, &data) else {
+            // The power is gone: no answer, not even an end of the connection, which would be an error to the guest.
+            io::copy(&mut stream, &mut io::sink())?;
+            return Ok(());
         };
-        stream.write_all(&answer)?;
+        let at = Instant::now() + shared.lag.mul_f64(random.random::<f64>());
+        let reply = Reply { at, bytes, ticket, fua: request.fua };
+        if replies.send(reply).is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// An answer that waits for its time.
+struct Reply {
+    at: Instant,
+    bytes: Vec<u8>,
+    ticket: Option<Ticket>,
+    fua: bool,
+}
+
+/// Send answers when they are due, the earliest first.
+fn answer_all(stream: &mut UnixStream, shared: &Shared, life: u64, due: &Receiver<Reply>) {
+    let mut waiting: Vec<Reply> = Vec::new();
+    loop {
+        let first = waiting.iter().enumerate().min_by_key(|(_, reply)| reply.at).map(|(n, reply)| (n, reply.at));
+        let patience = first.map_or(IDLE, |(_, at)| at.saturating_duration_since(Instant::now()));
+        match due.recv_timeout(patience) {
+            Ok(reply) => waiting.push(reply),
+            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => {
+                let Some((number, _)) = first else { continue };
+                let reply = waiting.swap_remove(number);
+                let mut power = lock(&shared.power);
+                if power.life != life {
+                    return;
+                }
+                if let Some(ticket) = reply.ticket {
+                    power.disk.answered(ticket, reply.fua);
+                }
+                drop(power);
+                if stream.write_all(&reply.bytes).is_err() {
+                    return;
+                }
+            }
+        }
     }
 }
 
@@ -147,7 +218,8 @@ fn payload(stream: &mut UnixStream, request: &Request) -> io::Result<Vec<u8>> {
     Ok(data)
 }
 
-fn carry_out(shared: &Shared, life: u64, request: &Request, data: &[u8]) -> Option<Vec<u8>> {
+/// The answer, and the write it answers; none when the disk is silent from now on.
+fn carry_out(shared: &Shared, life: u64, request: &Request, data: &[u8]) -> Option<(Vec<u8>, Option<Ticket>)> {
     let mut power = lock(&shared.power);
     if power.life != life {
         return None;
@@ -158,15 +230,21 @@ fn carry_out(shared: &Shared, life: u64, request: &Request, data: &[u8]) -> Opti
         return None; // power went before the flush did anything
     }
     let counters = &shared.counters;
+    let mut ticket = None;
     let error = match request.command {
         Command::Read => match power.disk.read(request.offset, request.length as usize) {
-            Ok(bytes) => return Some([&wire::simple_reply(request.cookie, 0)[..], bytes].concat()),
+            Ok(bytes) => return Some(([&wire::simple_reply(request.cookie, 0)[..], bytes].concat(), None)),
             Err(_) => EINVAL,
         },
         Command::Write => {
             counters.writes.fetch_add(1, Ordering::Relaxed);
             counters.forced.fetch_add(u64::from(request.fua), Ordering::Relaxed);
-            power.disk.write(request.offset, data, request.fua).map_or(EIO, |()| 0)
+            ticket = power.disk.take(request.offset, data).ok();
+            if ticket.is_some() {
+                0
+            } else {
+                EIO
+            }
         }
         Command::Flush => {
             counters.flushes.fetch_add(1, Ordering::Relaxed);
@@ -176,7 +254,7 @@ fn carry_out(shared: &Shared, life: u64, request: &Request, data: &[u8]) -> Opti
         Command::Disconnect => 0,
         Command::Other(_) => EINVAL,
     };
-    (!silent).then(|| wire::simple_reply(request.cookie, error))
+    (!silent).then(|| (wire::simple_reply(request.cookie, error), ticket))
 }
 
 /// Count one request; true when the disk falls silent with it.
@@ -190,6 +268,7 @@ fn trips(power: &mut Power) -> bool {
     heard.send(()).ok();
     power.trip = None;
     power.life += 1;
+    power.off = true;
     true
 }
 
@@ -252,7 +331,7 @@ mod tests {
     fn start(name: &str) -> Server {
         let path = socket(name);
         std::fs::remove_file(&path).ok();
-        Server::start(Volatile::new(vec![0; 1 << 20], Honesty::Honest), &path).unwrap()
+        Server::start(Volatile::new(vec![0; 1 << 20], Honesty::Honest), &path, Duration::ZERO).unwrap()
     }
 
     fn connect(server: &Server) -> UnixStream {
@@ -291,6 +370,11 @@ mod tests {
         Ok(u32::from_be_bytes([answer[4], answer[5], answer[6], answer[7]]))
     }
 
+    /// No answer within a moment counts as none.
+    fn silent(stream: &mut UnixStream) {
+        stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    }
+
     #[test]
     fn a_flushed_write_is_there_after_the_cut() {
         let server = start("flushed");
@@ -300,7 +384,9 @@ mod tests {
         assert_eq!(ask(&mut stream, 3, 0, 0, 0, &[]).unwrap(), 0);
         assert_eq!(ask(&mut stream, 1, wire::FUA, 1024, 512, &data).unwrap(), 0);
         server.cut(1);
+        silent(&mut stream);
         assert!(ask(&mut stream, 1, 0, 0, 512, &[1; SECTOR]).is_err(), "an old connection is dead");
+        server.power_on();
         let mut again = connect(&server);
         assert_eq!(ask(&mut again, 0, 0, 0, 512, &[]).unwrap(), 0);
         let mut read = vec![0; SECTOR];
@@ -317,6 +403,7 @@ mod tests {
         let heard = server.trip_after(2);
         assert_eq!(ask(&mut stream, 1, 0, 0, 512, &[1; SECTOR]).unwrap(), 0);
         assert!(heard.try_recv().is_err());
+        silent(&mut stream);
         assert!(ask(&mut stream, 1, 0, 512, 512, &[2; SECTOR]).is_err());
         assert!(heard.try_recv().is_ok());
         assert_eq!(server.cut(1).volatile, 2);

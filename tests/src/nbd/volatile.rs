@@ -30,7 +30,13 @@ pub struct OutOfRange;
 struct Write {
     offset: usize,
     data: Vec<u8>,
+    /// Set while the write is not answered yet; a flush covers answered writes only.
+    open: Option<Ticket>,
 }
+
+/// Names a write that is taken and not answered yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket(u64);
 
 /// The disk.
 #[derive(Debug, Clone)]
@@ -43,6 +49,7 @@ pub struct Volatile {
     pending: Vec<Write>,
     pending_bytes: usize,
     honesty: Honesty,
+    next: u64,
 }
 
 /// What a cut did, for the report.
@@ -61,7 +68,7 @@ pub struct CutReport {
 impl Volatile {
     /// A disk holding `image`, all of it durable.
     pub fn new(image: Vec<u8>, honesty: Honesty) -> Volatile {
-        Volatile { durable: image.clone(), current: image, pending: Vec::new(), pending_bytes: 0, honesty }
+        Volatile { durable: image.clone(), current: image, pending: Vec::new(), pending_bytes: 0, honesty, next: 0 }
     }
 
     /// Bytes of the disk.
@@ -86,34 +93,63 @@ impl Volatile {
         self.current.get(start..end).ok_or(OutOfRange)
     }
 
-    /// Write whole sectors; `fua` makes this write durable by itself.
+    /// Write whole sectors and answer at once; `fua` makes this write durable by itself.
     pub fn write(&mut self, offset: u64, data: &[u8], fua: bool) -> Result<(), OutOfRange> {
+        let ticket = self.take(offset, data)?;
+        self.answered(ticket, fua);
+        Ok(())
+    }
+
+    /// Take whole sectors: reads see them, and a cut may keep them, but no flush covers them before
+    /// [`Volatile::answered`].
+    pub fn take(&mut self, offset: u64, data: &[u8]) -> Result<Ticket, OutOfRange> {
         let start = usize::try_from(offset).map_err(|_| OutOfRange)?;
-        if start % SECTOR != 0 || data.len() % SECTOR != 0 {
+        if !start.is_multiple_of(SECTOR) || !data.len().is_multiple_of(SECTOR) {
             return Err(OutOfRange);
         }
         let end = start.checked_add(data.len()).ok_or(OutOfRange)?;
         self.current.get_mut(start..end).ok_or(OutOfRange)?.copy_from_slice(data);
-        if fua && self.honesty == Honesty::Honest {
-            self.forget(start, end);
-            self.durable[start..end].copy_from_slice(data);
-            return Ok(());
-        }
+        self.next += 1;
+        let ticket = Ticket(self.next);
         self.pending_bytes += data.len();
-        self.pending.push(Write { offset: start, data: data.to_vec() });
-        self.write_back();
-        Ok(())
+        self.pending.push(Write { offset: start, data: data.to_vec(), open: Some(ticket) });
+        Ok(ticket)
     }
 
-    /// Everything written so far is durable afterwards.
+    /// A write is being answered; `fua` makes it durable first. After a cut the ticket names nothing.
+    pub fn answered(&mut self, ticket: Ticket, fua: bool) {
+        let Some(at) = self.pending.iter().rposition(|w| w.open == Some(ticket)) else { return };
+        self.pending[at].open = None;
+        if fua && self.honesty == Honesty::Honest {
+            let write = self.pending.remove(at);
+            let later = self.pending.split_off(at);
+            self.forget(write.offset, write.offset + write.data.len());
+            self.persist(&write);
+            self.pending.extend(later);
+            self.pending_bytes = self.pending.iter().map(|w| w.data.len()).sum();
+        }
+        self.write_back();
+    }
+
+    /// Everything answered so far is durable afterwards.
     pub fn flush(&mut self) {
         if self.honesty == Honesty::Lies {
             return;
         }
-        for write in self.pending.drain(..) {
-            self.durable[write.offset..write.offset + write.data.len()].copy_from_slice(&write.data);
+        for write in std::mem::take(&mut self.pending) {
+            if write.open.is_some() {
+                self.pending.push(write);
+            } else {
+                // What is kept here is older: it must not come back over this one.
+                self.forget(write.offset, write.offset + write.data.len());
+                self.persist(&write);
+            }
         }
-        self.pending_bytes = 0;
+        self.pending_bytes = self.pending.iter().map(|w| w.data.len()).sum();
+    }
+
+    fn persist(&mut self, write: &Write) {
+        self.durable[write.offset..write.offset + write.data.len()].copy_from_slice(&write.data);
     }
 
     /// Cut the power: decide by `seed` what became of the volatile writes, and keep only what is left.
@@ -166,11 +202,11 @@ impl Volatile {
             }
             if from < start {
                 let data = write.data[..start - from].to_vec();
-                self.pending.push(Write { offset: from, data });
+                self.pending.push(Write { offset: from, data, open: write.open });
             }
             if to > end {
                 let data = write.data[end - from..].to_vec();
-                self.pending.push(Write { offset: end, data });
+                self.pending.push(Write { offset: end, data, open: write.open });
             }
         }
         self.pending_bytes = self.pending.iter().map(|w| w.data.len()).sum();
@@ -182,9 +218,10 @@ impl Volatile {
             return;
         }
         let half = self.pending.len() / 2 + 1;
-        for write in self.pending.drain(..half.min(self.pending.len())) {
+        let newer = self.pending.split_off(half.min(self.pending.len()));
+        for write in std::mem::replace(&mut self.pending, newer) {
             self.pending_bytes -= write.data.len();
-            self.durable[write.offset..write.offset + write.data.len()].copy_from_slice(&write.data);
+            self.persist(&write);
         }
     }
 }
@@ -267,6 +304,39 @@ mod tests {
             disk.write(SECTOR as u64, &block(2, 2), true).unwrap();
             disk.cut(seed);
             assert_eq!(disk.image()[SECTOR..3 * SECTOR], block(2, 2)[..]);
+        }
+    }
+
+    #[test]
+    fn a_flush_covers_answered_writes_only() {
+        let lost = (0..50).any(|seed| {
+            let mut disk = disk(Honesty::Honest);
+            disk.take(0, &block(1, 1)).unwrap();
+            disk.flush();
+            disk.cut(seed);
+            disk.image()[0] == 0
+        });
+        assert!(lost);
+        for seed in 0..50 {
+            let mut disk = disk(Honesty::Honest);
+            let ticket = disk.take(0, &block(1, 1)).unwrap();
+            disk.answered(ticket, false);
+            disk.flush();
+            disk.cut(seed);
+            disk.answered(ticket, true);
+            assert_eq!(disk.image()[0], 1);
+        }
+    }
+
+    #[test]
+    fn an_older_open_write_never_comes_back_over_a_flushed_one() {
+        for seed in 0..100 {
+            let mut disk = disk(Honesty::Honest);
+            disk.take(0, &block(1, 2)).unwrap();
+            disk.write(0, &block(2, 1), false).unwrap();
+            disk.flush();
+            disk.cut(seed);
+            assert_eq!(disk.image()[0], 2);
         }
     }
 

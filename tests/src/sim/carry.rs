@@ -162,9 +162,9 @@ impl World {
             Effect::Load(mut settlement) => match life.render.envelope_of(&settlement) {
                 LoadedEnvelope::Here(envelope) => {
                     settlement.envelope = Some(envelope);
-                    life.cores[shard].loaded(settlement, now);
+                    life.cores[shard].loaded(*settlement, now);
                 }
-                LoadedEnvelope::Damaged => life.cores[shard].loaded(settlement, now),
+                LoadedEnvelope::Damaged => life.cores[shard].loaded(*settlement, now),
                 LoadedEnvelope::Later => self.inside(5000, Event::Again(shard, Box::new(Effect::Load(settlement)))),
             },
             Effect::Report(job) => match life.render.compose(&job) {

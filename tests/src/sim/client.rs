@@ -49,7 +49,7 @@ pub fn message_of(number: u32, mail: &PlannedMail, now: UnixMillis) -> (Envelope
         priority: mail.priority,
         not_before: mail.wait_s.map(after),
         not_after: mail.ttl_s.map(after),
-        ret: if number % 2 == 0 { DsnRet::Hdrs } else { DsnRet::Full },
+        ret: if number.is_multiple_of(2) { DsnRet::Hdrs } else { DsnRet::Full },
         recipients,
         flags: BodyFlags {
             eight_bit: mail.eight_bit,

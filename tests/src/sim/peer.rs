@@ -192,6 +192,7 @@ impl World {
             recipients: site.rcpt_max,
             domains: usize::MAX,
             messages_left: 50u32.saturating_sub(messages),
+            binary: false,
             eight_bit: site.eight_bit,
             dsn: site.dsn,
         };

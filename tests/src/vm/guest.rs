@@ -47,10 +47,11 @@ impl Machine {
         self
     }
 
-    /// Let QEMU load kernel and initramfs.
+    /// Let QEMU load kernel and initramfs. The kernel itself says nothing short of a panic: its messages would land in
+    /// the middle of a program's lines.
     pub fn direct(&mut self, kernel: &Path, initramfs: &Path, cmdline: &str) -> &mut Machine {
         let (kernel, initramfs) = (kernel.to_string_lossy(), initramfs.to_string_lossy());
-        let cmdline = format!("console=ttyS0 quiet panic=-1 {cmdline}");
+        let cmdline = format!("console=ttyS0 loglevel=1 panic=-1 {cmdline}");
         self.add(&["-kernel", &kernel, "-initrd", &initramfs, "-append", &cmdline])
     }
 
@@ -70,8 +71,9 @@ impl Machine {
 
     /// Start it.
     pub fn start(&self) -> Result<Guest> {
-        let mut child = Command::new("nice")
-            .args(["-n", "10", QEMU])
+        // The guest ends with the thread that started it, whatever ends that.
+        let mut child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "nice", "-n", "10", QEMU])
             .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -5,7 +5,7 @@
 
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
-use sysimage::compose::{self, Direct, Spec, DEFAULT_TIME};
+use sysimage::compose::{self, Direct, Spec, CERTIFICATES, DEFAULT_TIME};
 use sysimage::modules::GUEST_DRIVERS;
 
 /// Names the folder of the unpacked kernel.
@@ -50,6 +50,7 @@ impl Kit {
             kernel: self.kernel.clone(),
             init: self.program("sysimage"),
             programs: names.iter().map(|n| self.program(n)).collect(),
+            files: certificates(),
             tree: None,
             conf: Some(conf.to_string()),
             drivers: GUEST_DRIVERS.iter().map(|d| d.to_string()).collect(),
@@ -61,6 +62,12 @@ impl Kit {
     pub fn direct(&self, names: &[&str], conf: &str, folder: &Path) -> Result<Direct> {
         compose::direct(&self.spec(names, conf), folder)
     }
+}
+
+/// The certificates of this machine, where it has them.
+fn certificates() -> Vec<(PathBuf, String)> {
+    let from = PathBuf::from(CERTIFICATES);
+    from.is_file().then(|| (from, CERTIFICATES.to_string())).into_iter().collect()
 }
 
 /// A folder of this process below the temporary folder, removed when dropped.

@@ -11,7 +11,8 @@
 //! | `free X` | X may go from now on: it need not be found any more |
 //! | `bad X` | on this boot something was found that can't be right |
 //!
-//! Pure. X is any word. A line cut off in the middle was never said: the last line counts only with its end.
+//! Pure. X is a word of letters, digits, `-`, `_` and `.`; any other word was mixed with something else. A line cut off
+//! in the middle was never said: the last line counts only with its end.
 
 use std::collections::BTreeSet;
 
@@ -55,7 +56,8 @@ impl Witness {
     /// Take one line; true when it was an acknowledgement.
     pub fn line(&mut self, line: &str) -> bool {
         let mut words = line.split_whitespace();
-        match (words.next(), words.next()) {
+        let clean = |word: &&str| word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        match (words.next(), words.next().filter(clean)) {
             (Some("ack"), Some(what)) => {
                 self.acked.insert(what.to_string());
                 self.heard += 1;
@@ -88,6 +90,11 @@ impl Witness {
             (0, 0) => Verdict::Kept { checked: self.acked.len() },
             (missing, bad) => Verdict::Lost { missing, bad },
         }
+    }
+
+    /// What was acknowledged and is not found, in order.
+    pub fn missing(&self) -> impl Iterator<Item = &str> {
+        self.acked.difference(&self.found).map(String::as_str)
     }
 
     /// Forget what was lost, so that it is counted once.
@@ -138,6 +145,7 @@ mod tests {
         assert_eq!(witness.verdict(), Verdict::Open);
         witness.line("scanned");
         assert_eq!(witness.verdict(), Verdict::Kept { checked: 1 });
+        assert!(!witness.line("ack 01H-z[   12.3] kernel"));
         witness.line("bad 01H-b");
         assert_eq!(witness.verdict(), Verdict::Lost { missing: 0, bad: 1 });
         witness.line("ack 01H-c");

@@ -54,6 +54,8 @@ pub(super) struct Exchange {
     results: Vec<Option<Outcome>>,
     admitted: Vec<usize>,
     accepted: Vec<usize>,
+    /// Named, and too many for this transaction: neither tried nor named again.
+    surplus: Vec<usize>,
     owed: VecDeque<Expect>,
     step: Step,
     content: Option<Content>,
@@ -89,6 +91,7 @@ impl Exchange {
             results: vec![None; transaction.recipients.len()],
             admitted: limits.admitted(&transaction),
             accepted: Vec::new(),
+            surplus: Vec::new(),
             owed: VecDeque::new(),
             step: Step::Begin,
             content: None,
@@ -106,7 +109,9 @@ impl Exchange {
             spoiled: false,
             transaction,
         };
-        if let Err(unfit) = exchange.transaction.check(limits, now) {
+        if exchange.admitted.is_empty() {
+            exchange.step = Step::Over;
+        } else if let Err(unfit) = exchange.transaction.check(limits, now) {
             exchange.refuse_all(unfit);
         }
         exchange
@@ -212,7 +217,10 @@ impl Exchange {
             }
             Expect::Content => {
                 let outcome = self.outcome(reply, Stage::Content);
-                self.resolve_open(&outcome);
+                // Only who was named and taken: the reply is about nobody else.
+                for position in self.accepted.clone() {
+                    self.resolve(position, outcome.clone());
+                }
                 self.content_answered = true;
                 // RFC 3030 section 2: after a refused chunk the transaction is undefined until RSET.
                 self.needs_reset = !reply.is_completed();
@@ -321,7 +329,7 @@ impl Exchange {
         if too_many(reply) && !self.accepted.is_empty() {
             // Not tried, rather than deferred: the next transaction takes them at once.
             self.learned_rcpt_max = u32::try_from(self.accepted.len()).ok();
-            self.admitted.retain(|other| *other != position);
+            self.surplus.push(position);
             return;
         }
         let mut outcome = self.outcome(reply, Stage::Rcpt);
@@ -380,7 +388,9 @@ impl Exchange {
     /// All that were named to the site, or would have been, and have no outcome yet.
     fn resolve_open(&mut self, outcome: &Outcome) {
         for position in std::mem::take(&mut self.admitted) {
-            self.resolve(position, outcome.clone());
+            if !self.surplus.contains(&position) {
+                self.resolve(position, outcome.clone());
+            }
             self.admitted.push(position);
         }
     }
@@ -392,9 +402,10 @@ impl Exchange {
             // A 2yz or 3yz that has no meaning here says nothing final.
             _ => OutcomeKind::Deferred,
         };
-        let text = reply.text();
-        let class = match kind {
-            OutcomeKind::Delivered => BounceClass::None,
+        let text = reply.words();
+        let class = match (kind, reply.class()) {
+            (OutcomeKind::Delivered, _) => BounceClass::None,
+            (_, ReplyClass::Completed | ReplyClass::Intermediate) => BounceClass::ProtocolErrors,
             _ => (self.classify)(reply.code, reply.enhanced, &text, stage),
         };
         Outcome { kind, code: reply.code, enhanced: reply.enhanced, text, class }

@@ -45,11 +45,16 @@ pub fn prepare(password: &str) -> Option<String> {
         let printable = password.bytes().all(|byte| (b' '..=b'~').contains(&byte));
         return printable.then(|| password.to_owned());
     }
-    let vanishes = |c: &char| matches!(*c, '\u{ad}' | '\u{34f}' | '\u{1806}' | '\u{180b}'..='\u{180d}' | '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}');
     let mapped =
-        password.chars().filter(|c| !vanishes(c)).map(|c| if c.is_whitespace() && !c.is_control() { ' ' } else { c });
+        password.chars().filter(|c| !vanishes(*c)).map(|c| if c.is_whitespace() && !c.is_control() { ' ' } else { c });
     let prepared: String = mapped.nfkc().collect();
     (!prepared.chars().any(char::is_control)).then_some(prepared)
+}
+
+/// RFC 3454 table B.1: mapped to nothing.
+fn vanishes(c: char) -> bool {
+    const SINGLE: [char; 6] = ['\u{ad}', '\u{34f}', '\u{1806}', '\u{2060}', '\u{feff}', '\u{200d}'];
+    SINGLE.contains(&c) || matches!(c, '\u{180b}'..='\u{180d}' | '\u{200b}'..='\u{200c}' | '\u{fe00}'..='\u{fe0f}')
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ pub enum Verifier {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadVerifier {
     /// Neither form.
-    #[error("a verifier is SCRAM-SHA-256$iterations:salt$stored:server or an argon2id string; `ringpost` makes one")]
+    #[error("a verifier is SCRAM-SHA-256$iterations:salt$stored:server or an argon2id string")]
     Form,
     /// Too few or too many iterations.
     #[error("SCRAM iterations lie between 4096 and 10000000")]
@@ -76,7 +76,8 @@ impl ScramVerifier {
 }
 
 impl Verifier {
-    /// An argon2id hash with the library's own costs (19 MiB, two passes). None for a password that has no prepared form.
+    /// An argon2id hash with the library's own costs (19 MiB, two passes). None for a password that has no prepared
+    /// form.
     #[must_use]
     pub fn argon2(password: &str, salt: &[u8]) -> Option<Self> {
         use argon2::password_hash::{PasswordHasher, SaltString};
@@ -93,8 +94,12 @@ impl Verifier {
             Self::Nobody => false,
             Self::Scram(own) => ScramVerifier::derive(password, &own.salt, own.iterations)
                 .is_some_and(|given| same(&given.stored_key, &own.stored_key)),
-            Self::Argon2(text) => PasswordHash::new(text)
-                .is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok()),
+            Self::Argon2(text) => {
+                // Prepared as when it was hashed.
+                let given = prepare(password).unwrap_or_default();
+                let same = |hash| Argon2::default().verify_password(given.as_bytes(), &hash).is_ok();
+                !given.is_empty() && PasswordHash::new(text).is_ok_and(same)
+            }
         }
     }
 
@@ -222,6 +227,12 @@ mod tests {
         let hash = argon2::PasswordHasher::hash_password(&hasher, b"pencil", &salt).unwrap().to_string();
         let verifier: Verifier = hash.parse().unwrap();
         assert!(verifier.check("pencil") && !verifier.check("pencils"));
+    }
+
+    #[test]
+    fn r08_non_ascii_passwords_are_prepared_on_both_sides() {
+        let verifier = Verifier::argon2("p\u{aa}ss\u{a0}word", b"salt of 16 bytes").unwrap();
+        assert!(verifier.check("p\u{aa}ss\u{a0}word") && verifier.check("pass word") && !verifier.check(""));
     }
 
     #[test]

@@ -18,8 +18,8 @@ pub(super) struct Content {
     buffer: Vec<u8>,
     scan: Scan,
     decoder: Decoder,
-    /// Why it will be refused at its end.
-    failed: Option<Reply>,
+    /// More than `size_max` came, or was announced by a chunk.
+    too_large: bool,
     /// The failure was told: only RSET helps.
     told: bool,
     binary: bool,
@@ -44,7 +44,7 @@ impl Content {
             buffer,
             scan: Scan::default(),
             decoder: Decoder::default(),
-            failed: None,
+            too_large: false,
             told: false,
             binary: transaction.params.body == BodyKind::Binary,
             size_max,
@@ -66,25 +66,24 @@ impl Content {
         self.inspect(start);
     }
 
-    /// Looks at what was added from `start` on.
+    /// Looks at what was added from `start` on; keeps nothing of content that will be refused.
     fn inspect(&mut self, start: usize) {
-        if self.failed.is_none() {
-            self.scan.feed(self.buffer.get(start..).unwrap_or_default());
-            if self.scan.total() > self.size_max {
-                self.failed = Some(reply::TOO_BIG);
-            } else if self.scan.has_bare_inside() && !self.binary {
-                self.failed = Some(reply::BARE_LINE_END);
-            } else {
-                return;
-            }
+        self.scan.feed(self.buffer.get(start..).unwrap_or_default());
+        self.too_large |= self.scan.total() > self.size_max;
+        if self.refusal(false).is_some() {
+            // The memory goes at once; what follows needs no more room than one read.
             self.buffer = Vec::new();
         }
-        self.buffer.clear();
     }
 
-    fn verdict(&self) -> Option<Reply> {
-        let bare = self.scan.has_bare() && !self.binary;
-        self.failed.clone().or_else(|| bare.then_some(reply::BARE_LINE_END))
+    /// Why it is refused, as far as is known; `ended` when nothing follows. One order of reasons, so that the reply
+    /// does not depend on how the bytes arrived.
+    fn refusal(&self, ended: bool) -> Option<Reply> {
+        let bare = if ended { self.scan.has_bare() } else { self.scan.has_bare_inside() };
+        if bare && !self.binary {
+            return Some(reply::BARE_LINE_END);
+        }
+        self.too_large.then_some(reply::TOO_BIG)
     }
 }
 
@@ -148,11 +147,8 @@ impl Session {
             None => Content::new(transaction, size, size_max),
         };
         let told = content.told;
-        if content.failed.is_none() && content.scan.total().saturating_add(size) > size_max {
-            content.failed = Some(reply::TOO_BIG);
-            content.buffer = Vec::new();
-        }
-        if content.failed.is_none() {
+        content.too_large |= content.scan.total().saturating_add(size) > size_max;
+        if content.refusal(false).is_none() {
             content.buffer.reserve(size.min(BODY_ON_TRUST as u64) as usize);
         }
         transaction.content = Some(content);
@@ -195,7 +191,7 @@ impl Session {
         }
         let content = self.transaction.as_deref_mut().and_then(|transaction| transaction.content.as_mut());
         if let Some(content) = content {
-            if let Some(failed) = content.failed.clone() {
+            if let Some(failed) = content.refusal(false) {
                 content.told = true;
                 return self.refuse(failed, context.out);
             }
@@ -215,7 +211,7 @@ impl Session {
         let (Some(content), Some(helo)) = (content, self.helo.clone()) else {
             return self.refuse(reply::SEQUENCE, context.out);
         };
-        if let Some(refusal) = content.verdict() {
+        if let Some(refusal) = content.refusal(true) {
             return self.refuse(refusal, context.out);
         }
         let mut facts = content.scan.flags();

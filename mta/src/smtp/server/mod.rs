@@ -26,6 +26,8 @@ mod login;
 mod mail;
 mod policy;
 mod session;
+#[cfg(test)]
+mod tests;
 mod transaction;
 mod xclient;
 

@@ -197,7 +197,18 @@ impl Session {
 
     /// The mail of [`Step::Received`] is durable (the text behind `250 2.0.0`), or refused.
     pub fn resume_received(&mut self, verdict: Result<String, Reply>, out: &mut Vec<u8>) -> Step {
+        self.go_on();
+        self.settle(verdict, out)
+    }
+
+    /// Takes further input before the verdict on a mail is known. The caller keeps the order: what `feed` says from
+    /// here on is written behind what [`Session::settle`] says about that mail.
+    pub fn go_on(&mut self) {
         self.mode = Mode::Command;
+    }
+
+    /// The verdict on a mail, as a reply.
+    pub fn settle(&mut self, verdict: Result<String, Reply>, out: &mut Vec<u8>) -> Step {
         match verdict {
             Ok(text) => {
                 reply::OK.with_text(text).write(out);
@@ -229,10 +240,22 @@ impl Session {
         matches!(self.mode, Mode::Command) && self.transaction.is_none() && self.line.is_empty()
     }
 
+    /// Bytes of an unfinished line that are kept.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.line.len()
+    }
+
     /// The other end, as now known.
     #[must_use]
     pub fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    /// What it decides by.
+    #[must_use]
+    pub fn policy(&self) -> Arc<ServerPolicy> {
+        Arc::clone(&self.policy)
     }
 
     /// As whom the peer sends.

@@ -12,6 +12,7 @@ use super::port::{Answers, Ticket};
 use super::segment::Segment;
 use super::settings::{WriterChoice, WriterKind};
 use super::shared::Shared;
+use super::superblock::Heat;
 use super::writer::{Event, Writer};
 use crate::error::{OpenError, Refusal};
 use crate::limits::RECORD_ALIGN;
@@ -57,8 +58,11 @@ impl Feeder {
             let refusal = refusal.clone();
             self.refuse_waiting(&refusal);
         }
-        if self.shared.closing.load(Ordering::Acquire) && self.waiting.is_none() && self.shared.queue.is_empty() {
+        if self.shared.closing.load(Ordering::SeqCst) && !self.has_waiting() {
             self.writer.close();
+        }
+        if self.writer.is_closing() {
+            self.refuse_waiting(&Refusal::Closing);
         }
     }
 
@@ -67,11 +71,17 @@ impl Feeder {
         for number in self.shared.take_recycled() {
             self.writer.forget_cut_off(number);
         }
+        if self.writer.is_stuck() {
+            let why = "too many segments ended by errors are still in use".to_owned();
+            self.writer.deny();
+            self.denied = Some((Refusal::WriteFailed(why), now + ASK_AGAIN_MS));
+            return;
+        }
         while self.writer.wants_spare() {
             if self.denied.as_ref().is_some_and(|(_, until)| now < *until && self.shared.spares() == 0) {
                 return;
             }
-            match self.shared.take_spare() {
+            match self.shared.take_spare(Heat::Hot) {
                 Ok(spare) => {
                     self.denied = None;
                     self.writer.add_spare(spare);
@@ -114,7 +124,7 @@ impl Feeder {
                 }
                 Event::Refused { ticket, refusal, .. } => self.answers.add(ticket, Err(refusal)),
                 Event::Opened { spare, generation } => {
-                    self.segment = Some(self.shared.note_opened(spare, generation));
+                    self.segment = Some(self.shared.note_opened(spare, generation, Heat::Hot));
                 }
                 Event::Sealed { number } => self.shared.note_ended(number, None),
                 Event::Ended(cut) => {
@@ -152,6 +162,18 @@ impl Feeder {
     }
 }
 
+/// Refuses mail from the moment the writer's thread is gone, whatever took it.
+struct Ended(Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if !self.0.closing.swap(true, Ordering::SeqCst) {
+            self.0.report("the spool writer ended by itself: no mail is accepted until a restart");
+        }
+        while self.0.queue.pop().is_some() {}
+    }
+}
+
 /// Starts the writer's thread with the driver that fits, and notes which one that is and why.
 pub(super) fn start(feeder: Feeder) -> Result<JoinHandle<()>, OpenError> {
     let (tell, told) = mpsc::channel();
@@ -159,6 +181,7 @@ pub(super) fn start(feeder: Feeder) -> Result<JoinHandle<()>, OpenError> {
     let shared = Arc::clone(&feeder.shared);
     // The ring belongs to the thread that makes it, so the thread itself finds out what works.
     let thread = super::spawn("spool writer", move || {
+        let _ended = Ended(Arc::clone(&feeder.shared));
         let made = match choice {
             WriterChoice::Pwrite => Err("pwrite was chosen in the configuration".to_owned()),
             WriterChoice::Auto | WriterChoice::Ring => ring::make(&feeder),

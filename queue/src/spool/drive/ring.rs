@@ -38,7 +38,9 @@ fn remedy(error: &RingError) -> String {
             format!("this kernel's io_uring is too old ({source}); use Linux 6.1 or newer")
         }
         (_, Some(libc::ENOMEM)) => {
-            format!("not enough lockable memory for the write buffers ({source}); set LimitMEMLOCK=infinity or ulimit -l 16384")
+            format!(
+                "too little lockable memory for the buffers ({source}); set LimitMEMLOCK=infinity or ulimit -l 16384"
+            )
         }
         (step, _) => format!("io_uring does not work here ({step:?}: {source}); see the kernel log"),
     }

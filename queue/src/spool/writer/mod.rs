@@ -12,11 +12,13 @@
 //! - the footer is written after every batch of the segment is durable, the trailer after the footer;
 //! - a writer without work adds an empty batch, so that the disk says how far it was acknowledged.
 
+mod contract;
 mod fill;
 mod seal;
 
 use std::collections::{HashMap, VecDeque};
 
+pub use contract::{Event, Protections, Spare, WriteOp, WriterConfig, WriterCounts};
 use fill::{LongBatch, OpenBatch, Slip};
 use seal::Sealing;
 
@@ -24,7 +26,7 @@ use super::commit::{Prepared, RecordRef};
 use super::footer::FooterBuilder;
 use super::layout::align_up;
 use super::records::{BatchHeader, BATCH_HEADER};
-use super::superblock::{CutOff, CutReason, Heat, State, Superblock, CUT_OFFS_MAX, DATA_START};
+use super::superblock::{CutOff, CutReason, State, Superblock, CUT_OFFS_MAX, DATA_START};
 use crate::disk::{Buffer, Space};
 use crate::error::Refusal;
 use crate::id::SpoolId;
@@ -34,145 +36,6 @@ use crate::limits::{BATCHES_IN_FLIGHT, BLOCK};
 pub const IDLE_MS: u64 = 500;
 /// Buffers a writer works with: those under way, the one being filled, one for superblock and footer.
 pub const BUFFERS: u16 = BATCHES_IN_FLIGHT as u16 + 2;
-
-/// The protections of the spool, each of which can be taken away **by tests of the tests only**: a simulator that does
-/// not notice a missing protection proves nothing. All true in every other place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // each is named at the one line it guards
-pub struct Protections {
-    pub sync_writes: bool,
-    pub ack_after_batch: bool,
-    pub prefix_order: bool,
-    pub check_epoch: bool,
-    pub check_crc: bool,
-    pub footer_after_batches: bool,
-    pub honour_cutoffs: bool,
-    pub sync_found: bool,
-}
-
-impl Default for Protections {
-    fn default() -> Self {
-        Self {
-            sync_writes: true,
-            ack_after_batch: true,
-            prefix_order: true,
-            check_epoch: true,
-            check_crc: true,
-            footer_after_batches: true,
-            honour_cutoffs: true,
-            sync_found: true,
-        }
-    }
-}
-
-/// What a writer is told once.
-#[derive(Clone, Copy, Debug)]
-pub struct WriterConfig {
-    /// Identity of the spool.
-    pub identity: u128,
-    /// What its segments are for.
-    pub heat: Heat,
-    /// Length of every segment file.
-    pub segment_bytes: u64,
-    /// See [`Protections`].
-    pub protections: Protections,
-}
-
-/// A segment file ready for its next use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Spare {
-    /// The file.
-    pub slot: u32,
-    /// Logical number of the coming use, never used before.
-    pub number: u32,
-    /// Random epoch of the coming use.
-    pub epoch: u64,
-    /// Generation of the newest superblock in the file.
-    pub generation: u64,
-    /// Spool ids from here on are not yet handed out.
-    pub id_floor: u64,
-    /// When it was made ready, milliseconds since 1970.
-    pub created: u64,
-    /// Pre-written or merely allocated.
-    pub space: Space,
-}
-
-/// One write for the driver. The buffer comes back with [`Writer::complete`].
-pub struct WriteOp {
-    /// Names this write in [`Writer::complete`].
-    pub id: u64,
-    /// Which file.
-    pub slot: u32,
-    /// Where.
-    pub offset: u64,
-    /// How many bytes of the buffer, from its start.
-    pub len: usize,
-    /// The bytes are durable when the write is complete.
-    pub sync: bool,
-    /// The bytes.
-    pub buffer: Buffer,
-}
-
-/// What the writer tells. In order; nothing is told twice.
-#[derive(Debug, PartialEq)]
-pub enum Event<T> {
-    /// The message is durable.
-    Acked {
-        /// Who waits.
-        ticket: T,
-        /// Which message.
-        id: SpoolId,
-        /// Where it is.
-        at: RecordRef,
-        /// Bytes of its record.
-        len: u32,
-    },
-    /// The message is not in the spool and never will be.
-    Refused {
-        /// Who waits.
-        ticket: T,
-        /// Which message.
-        id: SpoolId,
-        /// Why.
-        refusal: Refusal,
-    },
-    /// A segment takes messages now.
-    Opened {
-        /// The file and use.
-        spare: Spare,
-        /// Generation of its newest superblock.
-        generation: u64,
-    },
-    /// A segment is complete, with footer and trailer.
-    Sealed {
-        /// Logical number.
-        number: u32,
-    },
-    /// A segment ended without a footer.
-    Ended(CutOff),
-    /// A spare could not be opened: its file is not to be used again.
-    Spoiled {
-        /// The file.
-        slot: u32,
-    },
-}
-
-/// Counts since start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct WriterCounts {
-    /// Batches with records.
-    pub batches: u64,
-    /// Batches that only recorded the durable offset.
-    pub empty_batches: u64,
-    /// Bytes handed to the disk.
-    pub bytes: u64,
-    /// Durable writes asked for.
-    pub flushes: u64,
-    /// Writes that failed.
-    pub failures: u64,
-    /// Batches written to merely allocated space.
-    pub unwritten: u64,
-}
 
 struct Active {
     spare: Spare,
@@ -275,7 +138,14 @@ impl<T> Writer<T> {
     /// True when it can't go on without a spare: answer with [`Writer::add_spare`] or [`Writer::deny`].
     #[must_use]
     pub fn wants_spare(&self) -> bool {
-        self.wants_segment() && (self.spares.is_empty() || self.cut_offs.len() > CUT_OFFS_MAX)
+        self.wants_segment() && self.spares.is_empty() && !self.is_stuck()
+    }
+
+    /// True when more segments ended than a superblock has room to tell of: answer with [`Writer::deny`]. It ends when
+    /// some of them are recycled ([`Writer::forget_cut_off`]).
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        self.wants_segment() && self.cut_offs.len() > CUT_OFFS_MAX
     }
 
     fn wants_segment(&self) -> bool {
@@ -324,6 +194,7 @@ impl<T> Writer<T> {
 
     /// Takes a message into the batch that is being filled, or gives it back when that has to wait: carry out
     /// [`Writer::next_op`] and completions first.
+    #[allow(clippy::result_large_err)] // what has to wait goes back to its owner whole
     pub fn push(&mut self, item: Prepared<T>) -> Result<(), Prepared<T>> {
         let Some(active) = self.active.as_mut().filter(|active| !active.full) else { return Err(item) };
         if self.closing || self.long.is_some() || self.open.as_ref().is_some_and(|open| open.closed) {
@@ -370,6 +241,12 @@ impl<T> Writer<T> {
         }
     }
 
+    /// True after [`Writer::close`].
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.closing
+    }
+
     /// After [`Writer::close`]: nothing is left to do.
     #[must_use]
     pub fn is_closed(&self) -> bool {
@@ -385,7 +262,8 @@ impl<T> Writer<T> {
     #[must_use]
     pub fn wake_at(&self) -> Option<u64> {
         let active = self.active.as_ref()?;
-        (active.acked_data > active.recorded && self.batches.is_empty()).then_some(self.last_submit + IDLE_MS)
+        (!active.full && active.acked_data > active.recorded && self.batches.is_empty())
+            .then_some(self.last_submit + IDLE_MS)
     }
 
     /// The next write, if any may go now. `now` is any steady clock in milliseconds.
@@ -430,7 +308,7 @@ impl<T> Writer<T> {
         if self.free.is_empty() {
             return None;
         }
-        if self.wants_segment() && !self.wants_spare() {
+        if self.wants_segment() && !self.is_stuck() && !self.spares.is_empty() {
             let spare = self.spares.pop_front()?;
             self.opening = Some(Opening { spare, generation: spare.generation + 1, under_way: false });
         }
@@ -567,12 +445,14 @@ impl<T> Writer<T> {
     }
 
     fn empty_op(&mut self) -> Option<WriteOp> {
-        let active = self.active.as_ref()?;
+        let active = self.active.as_mut()?;
         let (slot, offset) = (active.spare.slot, active.pos);
         if offset + BLOCK as u64 + active.footer.room() > self.config.segment_bytes {
+            // The footer says the same, and more.
+            active.full = true;
             return None;
         }
-        let header = Self::header(active, BATCH_HEADER, 0, self.max_id);
+        let header = Self::header(&*active, BATCH_HEADER, 0, self.max_id);
         let mut buffer = self.free.pop()?;
         buffer.bytes_mut()[..BLOCK].fill(0);
         buffer.bytes_mut()[..BATCH_HEADER].copy_from_slice(&header.encode());
