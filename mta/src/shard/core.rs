@@ -284,6 +284,7 @@ impl Core {
     pub fn step(&mut self, now: Now, clock: ClockState) -> bool {
         self.wall = now.wall;
         self.policy.set_clock_trusted(clock.may_expire());
+        self.owner.set_judged(now);
         let more = self.backlog.advance(now.wall, clock, ADVANCE_BUDGET).more;
         // What nobody would look at otherwise is swept over once a second, not at every step.
         let sweep = now.wall != self.swept;

@@ -2,10 +2,21 @@
 //! ack log already holds the next due time.
 
 use queue::scheduled::retry::{NextAttempt, RetryCause, RetrySchedule};
+use queue::scheduled::JUMP_MAX;
 use queue::{BounceClass, Outcome, OutcomeKind, UnixSecs};
+
+use super::core::Now;
 
 /// The second Unknown at one site is the last.
 pub const UNKNOWNS_MAX: u8 = 2;
+
+/// True when wall clock and steady clock moved alike between two moments, within what counts as a jump.
+#[must_use]
+pub fn moved_together(before: Now, now: Now) -> bool {
+    let steady = now.steady.saturating_duration_since(before.steady).as_secs();
+    let wall = i64::from(now.wall.0) - i64::from(before.wall.0);
+    wall.abs_diff(i64::try_from(steady).unwrap_or(i64::MAX)) <= u64::from(JUMP_MAX)
+}
 
 /// What is known of a recipient before the outcome.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +72,10 @@ fn after_unknown(
     let next = rule.next(now, before.received, attempts, RetryCause::Unknown, random);
     match next {
         NextAttempt::At(due) if unknowns < UNKNOWNS_MAX => Decision { outcome, attempts, unknowns, due: Some(due) },
+        // The age ends nobody by a clock that may be wrong.
+        NextAttempt::GiveUp if unknowns < UNKNOWNS_MAX && !before.clock_trusted => {
+            Decision { outcome, attempts, unknowns, due: Some(now.plus(rule.unknown)) }
+        }
         _ => {
             outcome.kind = OutcomeKind::Failed;
             outcome.class = BounceClass::PossibleDuplicate;

@@ -75,6 +75,8 @@ pub struct Owner {
     /// Items on the pool, by path, message and form; recipients that come later join them.
     rendering: HashMap<(PathKey, SpoolId, BodyForm), Box<Item>>,
     random: u64,
+    /// The times of the last step, by which the clock was judged.
+    judged: Option<Now>,
     leases: Leases,
 }
 
@@ -83,12 +85,31 @@ impl Owner {
     #[must_use]
     pub fn new(shard: ShardId, policy: Arc<Policy>) -> Self {
         let leases = Leases::new(shard, policy.shards);
-        Self { shard, policy, paths: BTreeMap::new(), rendering: HashMap::new(), random: u64::from(shard) + 1, leases }
+        Self {
+            shard,
+            policy,
+            paths: BTreeMap::new(),
+            rendering: HashMap::new(),
+            random: u64::from(shard) + 1,
+            judged: None,
+            leases,
+        }
     }
 
     /// The settings changed.
     pub fn set_policy(&mut self, policy: Arc<Policy>) {
         self.policy = policy;
+    }
+
+    /// The clock was judged at this time.
+    pub fn set_judged(&mut self, now: Now) {
+        self.judged = Some(now);
+    }
+
+    /// True while the clock may end a recipient: it was trusted when it was last judged, and has not jumped since.
+    #[must_use]
+    pub fn clock_trusted(&self, now: Now) -> bool {
+        self.policy.clock_trusted() && self.judged.is_some_and(|judged| decide::moved_together(judged, now))
     }
 
     /// The path of this name, when it is known.
@@ -236,6 +257,7 @@ impl Owner {
             path.observe(&outcomes, now);
         }
         let random = self.next_random();
+        let clock_trusted = self.clock_trusted(now);
         let mut settled = Vec::with_capacity(outcomes.len());
         for (recipient, outcome) in item.recipients.iter().zip(outcomes) {
             let before = Before {
@@ -243,7 +265,7 @@ impl Owner {
                 unknowns: recipient.unknowns,
                 received: item.received,
                 not_after: item.not_after,
-                clock_trusted: self.policy.clock_trusted(),
+                clock_trusted,
             };
             let decision = decide::decide(outcome, before, &item.rule, now.wall, random);
             effects.push_back(Effect::Ack(events::verdict(item.id, recipient.index, &decision, now.wall)));

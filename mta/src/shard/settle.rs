@@ -16,7 +16,7 @@ use crate::bounce::consequence::{consequence, Action, Consequence, Said, Tried};
 use crate::dns::RouteError;
 
 /// A queue whose path's owner had no room is looked at again after this.
-const NO_ROOM_WAIT: Duration = Duration::from_secs(1);
+const NO_ROOM_WAIT: Duration = Duration::from_secs(5);
 /// Expired recipients looked at in one step.
 const EXPIRED_TURN: usize = 1000;
 
@@ -184,7 +184,7 @@ impl Core {
                     unknowns: t.unknowns,
                     received: t.received,
                     not_after: t.not_after,
-                    clock_trusted: self.policy.clock_trusted(),
+                    clock_trusted: self.owner.clock_trusted(now),
                 };
                 let random = self.next_random() as u32;
                 let decision = decide(outcome.clone(), before, &rule, now.wall, random);

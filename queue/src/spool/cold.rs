@@ -177,7 +177,7 @@ impl Cold {
                     shared.report(&format!("segment {} ended at {}: {:?}", cut.number, cut.offset, cut.reason));
                     shared.note_ended(cut.number, Some(cut));
                 }
-                Event::Spoiled { slot } => shared.report(&format!("seg-{slot:04} can't be opened for writing")),
+                Event::Spoiled { slot } => shared.note_spoiled(slot),
             }
         }
     }

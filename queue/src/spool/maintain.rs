@@ -34,8 +34,19 @@ pub(super) fn round(shared: &Shared, cold: &mut Cold) {
             cold.forget_cut_off(segment.number);
         }
     }
+    remove_spoiled(shared);
     keep_spares(shared);
     cold.round(shared);
+}
+
+/// Files that failed when they were to be opened would fill the disk until the next start.
+fn remove_spoiled(shared: &Shared) {
+    for slot in shared.take_spoiled() {
+        if let Err(error) = shared.disk.remove(slot) {
+            // Left alone: the next start looks at it again.
+            shared.report(&format!("seg-{slot:04} can't be removed: {error}"));
+        }
+    }
 }
 
 /// Makes spares until there are as many as were asked for, or the room ends.

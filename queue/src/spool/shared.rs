@@ -79,6 +79,7 @@ pub(super) struct Shared {
     epochs: AtomicU64,
     spares: Mutex<VecDeque<Spare>>,
     recycled_numbers: Mutex<Vec<u32>>,
+    spoiled: Mutex<Vec<u32>>,
     cut_offs: Mutex<Vec<CutOff>>,
     free: AtomicU64,
     total: AtomicU64,
@@ -147,6 +148,7 @@ impl Shared {
             epochs: AtomicU64::new(settings.epoch_seed),
             spares: Mutex::new(VecDeque::new()),
             recycled_numbers: Mutex::new(Vec::new()),
+            spoiled: Mutex::new(Vec::new()),
             cut_offs: Mutex::new(cut_offs),
             free: AtomicU64::new(0),
             total: AtomicU64::new(0),
@@ -364,6 +366,18 @@ impl Shared {
     /// Numbers recycled since the last call, for the writer to forget.
     pub(super) fn take_recycled(&self) -> Vec<u32> {
         std::mem::take(&mut *lock(&self.recycled_numbers))
+    }
+
+    /// A file whose superblock could not be written: it holds no message and is not to be used again.
+    pub(super) fn note_spoiled(&self, slot: u32) {
+        self.report(&format!("seg-{slot:04} can't be opened for writing"));
+        lock(&self.spoiled).push(slot);
+        self.nudge();
+    }
+
+    /// Files to be removed.
+    pub(super) fn take_spoiled(&self) -> Vec<u32> {
+        std::mem::take(&mut *lock(&self.spoiled))
     }
 
     pub(super) fn set_counts(&self, counts: WriterCounts) {

@@ -71,7 +71,7 @@ pub(super) fn survey(disk: &dyn Disk, manner: &Manner) -> Result<Survey, OpenErr
     let mut used = std::mem::take(&mut survey.used);
     for one in &mut used {
         let cut = told.iter().find(|cut| cut.number == one.block.number && cut.epoch == one.block.epoch);
-        survey_segment(disk, one, cut, manner, &mut survey);
+        survey_segment(disk, one, cut, manner, &mut survey)?;
     }
     survey.used = used;
     // Ids that were handed out and never became durable may stand in logs: leave them behind.
@@ -80,11 +80,22 @@ pub(super) fn survey(disk: &dyn Disk, manner: &Manner) -> Result<Survey, OpenErr
 }
 
 /// Letters A, B, H: the trailer says all, or every batch is read.
-fn survey_segment(disk: &dyn Disk, used: &mut Used, cut: Option<&CutOff>, manner: &Manner, survey: &mut Survey) {
+fn survey_segment(
+    disk: &dyn Disk,
+    used: &mut Used,
+    cut: Option<&CutOff>,
+    manner: &Manner,
+    survey: &mut Survey,
+) -> Result<(), OpenError> {
     used.trailer = read_trailer(disk, used.slot, &used.block, &manner.protections);
     if let Some(trailer) = &used.trailer {
         survey.next_id = survey.next_id.max(trailer.max_id + 1);
-        return;
+        return Ok(());
+    }
+    if manner.tidy && manner.protections.sync_found {
+        // What a killed process wrote may stand in caches only. It counts from here on (originals of copies are given
+        // up, a cut-off says how far it reaches), so it must outlive a power cut too.
+        disk.sync(used.slot).map_err(io_error(format!("making seg-{:04} durable", used.slot)))?;
     }
     let known = cut.map(|cut| cut.offset);
     let result = scan(disk, subject(used, known, known.unwrap_or(DATA_START)), &manner.protections);
@@ -98,6 +109,7 @@ fn survey_segment(disk: &dyn Disk, used: &mut Used, cut: Option<&CutOff>, manner
     survey.cut_offs.push(cut);
     used.reason = Some(cut.reason);
     used.scan = Some(result);
+    Ok(())
 }
 
 /// Letters I to M and O to Q: what one file is.

@@ -197,7 +197,9 @@ impl Model {
                 End::Read(kind, at) if kind.is_final() => wrong = Some(format!("again: {kind:?} was read at {at} ms")),
                 End::NoReply => {
                     unknowns += 1;
-                    let waited = wall.since(before.wall);
+                    // By the wall clock or in truth: nobody can wait by a clock that was set back.
+                    let truly = u32::try_from((now - before.at) / 1000).unwrap_or(u32::MAX);
+                    let waited = wall.since(before.wall).max(truly);
                     if waited + 1 < UNKNOWN_WAIT_S {
                         wrong = Some(format!("{waited} s after an attempt without answer"));
                     }

@@ -17,6 +17,7 @@ pub fn all() -> Vec<(&'static str, Protections)> {
         ("spool: checksum ignored", mutant(|p| p.spool.check_crc = false)),
         ("spool: footer trusted early", mutant(|p| p.spool.footer_after_batches = false)),
         ("spool: cut-off ignored", mutant(|p| p.spool.honour_cutoffs = false)),
+        ("spool: found but not synced", mutant(|p| p.spool.sync_found = false)),
         ("ack log: replay skipped", mutant(|p| p.ack.replay_acks = false)),
         ("ack log: rings skipped", mutant(|p| p.ack.replay_rings = false)),
         ("ack log: no sync", mutant(|p| p.ack.sync_files = false)),

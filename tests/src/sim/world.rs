@@ -149,6 +149,8 @@ pub struct World {
     epoch: Instant,
     generation: u32,
     trip_power: bool,
+    /// Entries from here on stand in the rings of a process that was killed, and nowhere else.
+    in_rings: Option<u64>,
     leases: Leases,
     starts: u32,
 }
@@ -189,6 +191,7 @@ impl World {
             epoch: Instant::now(),
             generation: 0,
             trip_power: false,
+            in_rings: None,
             leases,
             starts: 0,
             plan,
@@ -267,20 +270,6 @@ impl World {
                 continue;
             }
             count += 1;
-            if count + 40 > EVENTS_MAX && std::env::var("SIM_DEBUG").is_ok() {
-                let k = match &event {
-                    Event::Tick(s) => format!("tick {s}"),
-                    Event::Feed => "feed".into(),
-                    Event::Maintain => "maintain".into(),
-                    Event::Round(s) => format!("{s:?}"),
-                    Event::Connection(c, s) => format!("conn {c} {s:?}"),
-                    Event::Job(..) => "job".into(),
-                    Event::Letter(..) => "letter".into(),
-                    Event::Answer(_, q) => format!("answer {q:?}"),
-                    _ => "other".into(),
-                };
-                eprintln!("{at} {k}");
-            }
             if count > EVENTS_MAX {
                 self.model.breaks("the run has no end: too many events".to_owned());
             }
@@ -474,6 +463,9 @@ impl World {
         let ack_fails = self.storage.state().faults.ack;
         let promised = self.now.saturating_sub(SYNC_PROMISE_MS);
         let horizon = if ack_fails { promised.min(self.synced_at) } else { promised };
+        // What a killed process left in its rings is durable when the next start has taken it in.
+        let horizon = self.in_rings.map_or(horizon, |from| horizon.min(from));
+        self.in_rings = Some(horizon).filter(|_| !power);
         self.model.crashed(power.then_some(horizon));
         if power {
             self.storage.cut_power();
@@ -491,6 +483,7 @@ impl World {
         }
         self.say(format_args!("STOP"));
         self.end_life();
+        self.in_rings = Some(self.now.saturating_sub(SYNC_PROMISE_MS));
         self.model.crashed(None);
         let wait = self.random.random_range(10..5000);
         self.outside(wait, Event::Start);
@@ -524,6 +517,7 @@ impl World {
         if self.storage.tripped() {
             return;
         }
+        self.in_rings = None;
         self.set_holds();
         let count = self.starts;
         self.say(format_args!("START {count}"));

@@ -131,7 +131,7 @@ impl Feeder {
                     self.shared.report(&format!("segment {} ended at {}: {:?}", cut.number, cut.offset, cut.reason));
                     self.shared.note_ended(cut.number, Some(cut));
                 }
-                Event::Spoiled { slot } => self.shared.report(&format!("seg-{slot:04} can't be opened for writing")),
+                Event::Spoiled { slot } => self.shared.note_spoiled(slot),
             }
         }
         self.shared.set_counts(self.writer.counts());

@@ -18,6 +18,7 @@ pub struct Protections {
     pub check_crc: bool,
     pub footer_after_batches: bool,
     pub honour_cutoffs: bool,
+    pub sync_found: bool,
 }
 
 impl Default for Protections {
@@ -30,6 +31,7 @@ impl Default for Protections {
             check_crc: true,
             footer_after_batches: true,
             honour_cutoffs: true,
+            sync_found: true,
         }
     }
 }
