@@ -1,17 +1,17 @@
 //! Limits wider than one path, shared by all shards: each has one owning shard, the same for everybody, which lends
 //! slots to the others for a second at a time. Here are both sides of one shard; letters between them are effects.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Instant;
 
 use super::effect::Effect;
 use super::item::ShardId;
-use crate::shaping::lease::{LeaseGrant, LeaseHolder, LeaseOwner, LeaseRequest, WideLimit};
+use crate::shaping::lease::{LeaseGrant, LeaseHolder, LeaseMutants, LeaseOwner, LeaseRequest, WideLimit};
 use crate::shaping::{Limits, Scope};
 
 /// Names a limit: all sites of one provider, from one egress source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WideKey {
     /// Index of the egress source.
     pub source: u16,
@@ -34,15 +34,31 @@ pub struct LeaseAsk {
 pub struct Leases {
     shard: ShardId,
     shards: ShardId,
-    holders: HashMap<WideKey, (WideLimit, LeaseHolder)>,
-    owners: HashMap<WideKey, LeaseOwner>,
+    holders: BTreeMap<WideKey, (WideLimit, LeaseHolder)>,
+    owners: BTreeMap<WideKey, LeaseOwner>,
+    /// Slots that paths would use, since the wants were last forgotten.
+    wants: BTreeMap<WideKey, u32>,
+    mutants: LeaseMutants,
 }
 
 impl Leases {
     /// For shard number `shard` of `shards`.
     #[must_use]
     pub fn new(shard: ShardId, shards: ShardId) -> Self {
-        Self { shard, shards: shards.max(1), holders: HashMap::new(), owners: HashMap::new() }
+        Self {
+            shard,
+            shards: shards.max(1),
+            holders: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            wants: BTreeMap::new(),
+            mutants: LeaseMutants::default(),
+        }
+    }
+
+    /// Takes protections away; see [`LeaseMutants`].
+    #[doc(hidden)]
+    pub fn set_mutants(&mut self, mutants: LeaseMutants) {
+        self.mutants = mutants;
     }
 
     /// The limit that a path is under, if any.
@@ -54,8 +70,20 @@ impl Leases {
 
     /// Our share of a limit.
     pub fn holder(&mut self, key: WideKey, limit: WideLimit) -> &mut LeaseHolder {
-        let new = || (limit, LeaseHolder::new(self.shard, Scope::Provider, limit));
+        let (shard, mutants) = (self.shard, self.mutants);
+        let new = || (limit, LeaseHolder::new(shard, Scope::Provider, limit).with_mutants(mutants));
         &mut self.holders.entry(key).or_insert_with(new).1
+    }
+
+    /// A look at all paths begins: each says what it would use.
+    pub fn forget_wants(&mut self) {
+        self.wants.clear();
+    }
+
+    /// A path would use so many slots more.
+    pub fn want(&mut self, key: WideKey, slots: u32) {
+        let wants = self.wants.entry(key).or_default();
+        *wants = wants.saturating_add(slots);
     }
 
     /// Gives a connection's slot back.
@@ -67,11 +95,11 @@ impl Leases {
 
     /// Asks owners for what is wanted. What we own ourselves is answered at once; true when something was granted so.
     pub fn ask(&mut self, now: Instant, effects: &mut std::collections::VecDeque<Effect>) -> bool {
-        let due: Vec<LeaseAsk> = self
-            .holders
-            .iter_mut()
-            .filter_map(|(key, (limit, holder))| Some(LeaseAsk { key: *key, limit: *limit, request: holder.due(now)? }))
-            .collect();
+        let mut due = Vec::new();
+        for (key, (limit, holder)) in &mut self.holders {
+            holder.want(self.wants.get(key).copied().unwrap_or(0), 0);
+            due.extend(holder.due(now).map(|request| LeaseAsk { key: *key, limit: *limit, request }));
+        }
         let mut granted = false;
         for ask in due {
             let owner = self.owner_of(&ask.key);
@@ -87,7 +115,9 @@ impl Leases {
 
     /// Answers a holder, as the owner.
     pub fn answer(&mut self, ask: &LeaseAsk, now: Instant) -> Option<LeaseGrant> {
-        self.owners.entry(ask.key).or_insert_with(|| LeaseOwner::new(ask.limit)).on_request(ask.request, now)
+        let mutants = self.mutants;
+        let new = || LeaseOwner::new(ask.limit).with_mutants(mutants);
+        self.owners.entry(ask.key).or_insert_with(new).on_request(ask.request, now)
     }
 
     /// Takes a grant in.
@@ -120,7 +150,9 @@ mod tests {
         for round in 0..20 {
             let now = now + std::time::Duration::from_millis(200 * round);
             for at in 0..2 {
-                shards[at].holder(key, limit).want(10, 0);
+                shards[at].holder(key, limit);
+                shards[at].forget_wants();
+                shards[at].want(key, 10);
                 let mut effects = std::collections::VecDeque::new();
                 shards[at].ask(now, &mut effects);
                 for effect in effects {

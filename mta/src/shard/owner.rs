@@ -200,6 +200,7 @@ impl Owner {
 
     /// Moves staged items to the ready queues and sees to it that connections are there for them.
     pub fn flush(&mut self, now: Now, effects: &mut VecDeque<Effect>) {
+        self.leases.forget_wants();
         for path in self.paths.values_mut() {
             for item in path.unstage() {
                 effects.push_back(Effect::Return(item.home, item, Returned::Back(MoveReason::NoRoom, None)));

@@ -124,13 +124,10 @@ impl Path {
         }
         let wanted = u32::try_from(waiting).unwrap_or(u32::MAX).saturating_sub(self.idle + self.connecting);
         for left in (1..=wanted).rev() {
-            let admitted = match self.wide() {
+            let wide = self.wide();
+            let admitted = match wide {
                 None => self.shaper.admit_connection(&mut [], now.steady),
-                Some((key, limit)) => {
-                    let holder = leases.holder(key, limit);
-                    holder.want(left, 0);
-                    self.shaper.admit_connection(&mut [holder], now.steady)
-                }
+                Some((key, limit)) => self.shaper.admit_connection(&mut [leases.holder(key, limit)], now.steady),
             };
             match admitted {
                 Admit::Go => {
@@ -138,6 +135,8 @@ impl Path {
                     effects.push_back(Effect::Connect(self.key.clone()));
                 }
                 Admit::Wait { until, rule } => {
+                    // Asked for when all paths were looked at: they add up, whichever comes last.
+                    wide.into_iter().for_each(|(key, _)| leases.want(key, left));
                     self.held = Some((until, rule));
                     break;
                 }

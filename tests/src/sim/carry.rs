@@ -97,6 +97,10 @@ impl World {
             Effect::Hand(to, item) => self.send(shard, to.into(), ShardMail::Item(item)),
             Effect::Settle(to, settlement) => self.send(shard, to.into(), ShardMail::Settled(settlement)),
             Effect::Return(to, item, how) => self.send(shard, to.into(), ShardMail::Returned(item, how)),
+            // Letters about leases may be lost: they are written again.
+            Effect::LeaseAsk(..) | Effect::LeaseGrant(..) if self.chance(30) => {}
+            Effect::LeaseAsk(to, ask) => self.send(shard, to.into(), ShardMail::LeaseAsk(shard as u16, ask)),
+            Effect::LeaseGrant(to, key, grant) => self.send(shard, to.into(), ShardMail::LeaseGrant(key, grant)),
             effect => {
                 if let Effect::Report(job) = &effect {
                     self.check_report(job);
@@ -122,7 +126,8 @@ impl World {
 
     /// A shard reads a letter.
     pub fn read(&mut self, shard: usize, letter: ShardMail) {
-        self.active_at = self.now;
+        let of_leases = matches!(letter, ShardMail::LeaseAsk(..) | ShardMail::LeaseGrant(..));
+        self.active_at = if of_leases { self.active_at } else { self.now };
         let now = self.times();
         let Some(life) = &mut self.life else { return };
         let core = &mut life.cores[shard];
@@ -133,6 +138,8 @@ impl World {
             ShardMail::Synced(notes) => core.synced(notes),
             ShardMail::Recovered(message) => core.recovered(*message, now),
             ShardMail::RecoveryDone => core.recovery_done(),
+            ShardMail::LeaseAsk(from, ask) => core.lease_asked(from, &ask, now),
+            ShardMail::LeaseGrant(key, grant) => core.owner().0.leases().granted(&key, grant, now.steady),
             _ => return self.model.breaks("a letter nobody sends".to_owned()),
         }
         self.carry_out(shard);
@@ -201,6 +208,9 @@ impl World {
 
     fn flush_notes(&mut self, shard: usize) {
         let Some(life) = &mut self.life else { return };
+        if life.notes[shard].is_empty() {
+            return;
+        }
         while let Some(note) = life.notes[shard].pop_front() {
             if let Err(note) = life.queues[shard].push(note) {
                 life.notes[shard].push_front(note);
@@ -272,7 +282,7 @@ impl World {
         Route {
             site: SiteName::from_hosts([name.as_str()]),
             hosts: vec![host],
-            provider: None,
+            provider: self.plan.sites[site].provider.then_some(super::peer::PROVIDER),
             expires: self.steady() + std::time::Duration::from_secs(600),
             stale: false,
         }

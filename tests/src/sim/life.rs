@@ -152,7 +152,9 @@ impl Life {
         for shard in 0..shards {
             let seed = world.random.random();
             let core = Core::new(shard as u16, Arc::clone(&world.policy), Arc::clone(&placement), times, seed);
-            cores.push(core.with_protections(protections.core));
+            let mut core = core.with_protections(protections.core);
+            core.owner().0.leases().set_mutants(protections.lease);
+            cores.push(core);
         }
         Ok(Self {
             ports: (0..shards).map(|_| spool.port(Arc::new(|| {}))).collect(),

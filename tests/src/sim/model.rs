@@ -103,6 +103,8 @@ pub struct Message {
     pub silent: bool,
     /// What the client heard.
     pub answer: Answer,
+    /// A report: which message and recipients it is about.
+    pub about: Option<(SpoolId, Vec<(u16, Action)>)>,
     /// In which life of the process, by the count of crashes.
     pub life: u32,
     /// Its recipients.
@@ -171,6 +173,12 @@ impl Model {
             }
         }
         for id in told {
+            let unheard = self.messages.get_mut(id).filter(|m| m.answer == Answer::None);
+            if let Some((about, recipients)) = unheard.and_then(|m| m.about.clone()) {
+                // It was on its way to the disk when the process died, and arrived.
+                self.answered(SpoolId(*id), Answer::Accepted);
+                recipients.iter().for_each(|(index, action)| self.reported(about, *index, *action));
+            }
             match self.messages.get(id).map(|m| m.answer) {
                 None => self.breaks(format!("{} was never submitted and is told", SpoolId(*id))),
                 Some(Answer::Refused) => self.breaks(format!("{} was refused with 4xx and is back", SpoolId(*id))),

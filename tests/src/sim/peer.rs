@@ -49,6 +49,9 @@ pub enum Step {
     Look(u32),
 }
 
+/// The provider some sites belong to.
+pub const PROVIDER: &str = "google";
+
 /// A peer that wants nothing but mail.
 const GOOD: Manner = Manner {
     no_connection: 0,
@@ -63,6 +66,7 @@ const GOOD: Manner = Manner {
     dsn: false,
     eight_bit: true,
     rcpt_max: 100,
+    provider: false,
 };
 
 fn outcome(kind: OutcomeKind, code: u16, text: &str, class: BounceClass) -> Outcome {
@@ -74,7 +78,13 @@ impl World {
     fn manner(&self, path: &PathKey) -> Manner {
         let site = self.plan.sites[path_site(path)];
         if self.is_good() {
-            Manner { dsn: site.dsn, eight_bit: site.eight_bit, rcpt_max: site.rcpt_max, ..GOOD }
+            Manner {
+                dsn: site.dsn,
+                eight_bit: site.eight_bit,
+                rcpt_max: site.rcpt_max,
+                provider: site.provider,
+                ..GOOD
+            }
         } else {
             site
         }
@@ -110,6 +120,23 @@ impl World {
         };
         life.connections.insert(conn, connection);
         self.inside(wait, Event::Connection(conn, Step::Made(stands)));
+        self.check_provider();
+    }
+
+    /// From one source to all sites of the provider there are never more connections than its row allows.
+    fn check_provider(&mut self) {
+        let most = mta::shaping::Limits::for_provider(Some(PROVIDER)).provider_connections.unwrap_or(u32::MAX);
+        let Some(life) = &self.life else { return };
+        for source in 0..self.plan.sources {
+            let counts =
+                |c: &&Connection| usize::from(c.path.source) == source && self.plan.sites[path_site(&c.path)].provider;
+            let open = life.connections.values().filter(counts).count();
+            if open > most as usize {
+                return self
+                    .model
+                    .breaks(format!("{open} connections of source {source} to a provider that takes {most}"));
+            }
+        }
     }
 
     /// Work has come to a path: one idle connection looks.

@@ -77,6 +77,8 @@ pub struct Manner {
     pub eight_bit: bool,
     /// Recipients it takes in one transaction.
     pub rcpt_max: usize,
+    /// Belongs to a provider with a limit over all its sites.
+    pub provider: bool,
 }
 
 /// Something that goes wrong, or is done by an operator.
@@ -190,6 +192,7 @@ fn manner(random: &mut StdRng) -> Manner {
         dsn: random.random(),
         eight_bit: random.random_bool(0.8),
         rcpt_max: *pick(random, &[1, 2, 10, 100]),
+        provider: random.random_bool(0.4),
     }
 }
 

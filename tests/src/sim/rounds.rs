@@ -7,7 +7,7 @@ use rand::Rng;
 use super::world::{Event, RoundStep, World};
 
 /// Between two rounds.
-const ROUND_MS: u64 = 100;
+const ROUND_MS: u64 = 50;
 /// Compaction of the ack log is considered this often.
 const COMPACT_MS: u64 = 10_000;
 

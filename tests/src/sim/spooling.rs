@@ -11,6 +11,7 @@ use mta::shard::events::Fact;
 use mta::shard::jobs;
 use mta::shard::mail::{Composed, ShardMail};
 use mta::shard::recovery::RecoveredMessage;
+use mta::shard::reported::Reported;
 use queue::error::Refusal;
 use queue::spool::{Answer as SpoolAnswer, RecordRef};
 use queue::{Envelope, MoveReason};
@@ -56,7 +57,9 @@ impl World {
     pub fn commit_report(&mut self, shard: usize, job: Box<mta::shard::effect::ReportJob>, composed: Composed) {
         let Composed { commit, envelope } = composed;
         let (id, body) = (commit.id, commit.body.clone());
-        self.model.submitted(id, known(&envelope, None));
+        let about = job.recipients.iter().map(|r| (r.index, r.action)).collect();
+        let about = Some((job.id, about));
+        self.model.submitted(id, Message { about, ..known(&envelope, None) });
         self.say(format_args!("report {id} about {}", job.id));
         self.commit(shard, commit, Waiting::Report(shard, job, id, envelope, body));
     }
@@ -241,15 +244,20 @@ impl World {
         let faults = std::mem::take(&mut self.storage.state().faults);
         let mut told = BTreeSet::new();
         let mut letters = Vec::new();
+        let mut reported = Reported::default();
         let report = recovery.run(&mut |found| {
             told.insert(found.id.0);
             let message = RecoveredMessage::new(&found, |rcpt| replay.state(found.id, rcpt));
-            letters.push(((found.id.0 as usize) % shards, message));
+            letters.extend(reported.note(&found, message));
         });
+        if let Some(life) = &self.life {
+            letters.extend(reported.settle(life.stepped.spool()));
+        }
         self.storage.state().faults = faults;
         self.say(format_args!("recovered {} messages, damage {:?}", report.messages, replay.report().damage));
         self.model.recovered(&told);
-        for (shard, message) in letters {
+        for message in letters {
+            let shard = (message.id.0 as usize) % shards;
             self.say(format_args!("{} stands at {:?}", message.id, message.states));
             self.send(shards, shard, ShardMail::Recovered(Box::new(message)));
         }
@@ -262,5 +270,5 @@ impl World {
 fn known(envelope: &Envelope, number: Option<u32>) -> Message {
     let rcpts = envelope.recipients.iter().map(|r| Rcpt::new(r.notify)).collect();
     let silent = envelope.reverse_path.is_empty() || number.is_none();
-    Message { number, silent, answer: Answer::None, life: 0, rcpts }
+    Message { number, about: None, silent, answer: Answer::None, life: 0, rcpts }
 }
