@@ -52,6 +52,21 @@ enum Command {
         #[arg(long)]
         config: Option<PathBuf>,
     },
+    /// Make a DKIM key and print the DNS record to publish.
+    DkimKey {
+        /// The file to write; it must not exist.
+        #[arg(long)]
+        out: PathBuf,
+        /// Domain that signs.
+        #[arg(long)]
+        domain: String,
+        /// Selector of the key.
+        #[arg(long)]
+        selector: String,
+        /// `rsa` (2048 bits) or `ed25519`.
+        #[arg(long, default_value = "rsa")]
+        kind: String,
+    },
     /// Turn a password (from standard input) into a verifier for `[[credential]]`.
     HashPassword {
         /// `scram` (serves every mechanism) or `argon2id` (PLAIN and LOGIN only).
@@ -74,6 +89,7 @@ fn main() -> ExitCode {
         Command::Init { dir } => run::init(&dir),
         Command::Check { config } => serve::check(&config),
         Command::Doctor { config } => doctor::doctor(config.as_deref()),
+        Command::DkimKey { out, domain, selector, kind } => run::dkim_key(&out, &domain, &selector, &kind),
         Command::HashPassword { kind } => run::hash_password(&kind),
     };
     match result {

@@ -11,8 +11,9 @@ use anyhow::{bail, Context, Result};
 use nix::sys::signal::Signal;
 
 use super::init::{self, Made, Ports, LAB_DOMAIN, LAB_SELECTOR};
-use super::{serve, start};
+use super::{durable, serve, start};
 use crate::config;
+use crate::message::key;
 use crate::smtp::sasl::{ScramVerifier, Verifier};
 
 /// Writes a first configuration.
@@ -46,6 +47,23 @@ pub fn hash_password(kind: &str) -> Result<()> {
         other => bail!("--kind {other}: scram or argon2id"),
     };
     println!("{verifier}");
+    Ok(())
+}
+
+/// Makes a signing key and prints its record. An existing file is never overwritten: its record may be published.
+pub fn dkim_key(out: &Path, domain: &str, selector: &str, kind: &str) -> Result<()> {
+    if out.exists() {
+        bail!("{} exists; its record may be published, so it is not overwritten", out.display());
+    }
+    let made = match kind {
+        "rsa" => key::generate_rsa()?,
+        "ed25519" => key::generate_ed25519()?,
+        other => bail!("--kind {other}: rsa or ed25519"),
+    };
+    // Reading it back checks the names, before anything is written.
+    key::DkimKey::from_pem(domain, selector, &made.pem)?;
+    durable::write(out, made.pem.as_bytes(), 0o600).with_context(|| format!("writing {}", out.display()))?;
+    println!("{selector}._domainkey.{domain}. TXT \"{}\"", made.record);
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 //! it asks nobody itself.
 
 use std::collections::HashMap;
+use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use queue::QueueName;
 
 use crate::config::resolved::{self, RouteTls};
 use crate::dns::routes::Routes;
-use crate::dns::{Route, RouteError};
+use crate::dns::{Route, RouteError, SiteName};
 use crate::shaping::Limits;
 
 use super::item::PathKey;
@@ -17,6 +18,8 @@ use super::item::PathKey;
 /// How a site is reached: the hosts and everything an operator said about it.
 #[derive(Debug, Clone)]
 pub struct Plan {
+    /// Name of the site: whoever shares it shares connections.
+    pub site: SiteName,
     /// Hosts and site name.
     pub route: Arc<Route>,
     /// The static route it came from; `None` for MX routing.
@@ -29,7 +32,7 @@ impl Plan {
     /// The path from a source over this plan. Static routes with settings of their own are sites of their own.
     #[must_use]
     pub fn path(&self, source: u16) -> PathKey {
-        PathKey { source, site: self.route.site.clone() }
+        PathKey { source, site: self.site.clone() }
     }
 
     /// True for a lab route: no limits.
@@ -132,7 +135,8 @@ impl Router {
                 };
                 let fixed = index.and_then(|index| self.routes.get(index)).cloned().map(Arc::new);
                 let until = route.expires;
-                Entry::Known(Arc::new(Plan { route, fixed, index }), until)
+                let site = site_of(&route, fixed.as_deref());
+                Entry::Known(Arc::new(Plan { site, route, fixed, index }), until)
             }
             Err(error) => Entry::Refused(error, now + REFUSAL_TTL),
         };
@@ -148,4 +152,34 @@ impl Router {
             self.entries.retain(|_, entry| matches!(entry, Entry::Asking));
         }
     }
+}
+
+/// The site's name. A static route that asks for more than its hosts, like a login or a pin, is a site of its own:
+/// mail of another route must not go over its connections, nor its mail over theirs.
+fn site_of(route: &Route, fixed: Option<&resolved::Route>) -> SiteName {
+    let Some(fixed) = fixed else { return route.site.clone() };
+    let mut own = String::new();
+    // A write to a String can't fail.
+    if fixed.tls != RouteTls::Opportunistic {
+        let _ = write!(own, "+{:?}", fixed.tls);
+    }
+    if let Some(pin) = fixed.tls_pin {
+        own.push_str("+pin-");
+        pin.iter().for_each(|byte| {
+            let _ = write!(own, "{byte:02x}");
+        });
+    }
+    if let Some(authority) = &fixed.tls_ca {
+        let _ = write!(own, "+ca-{}", authority.display());
+    }
+    if let Some((user, file)) = &fixed.auth {
+        let _ = write!(own, "+login-{user}-{}", file.display());
+    }
+    if fixed.connections > 0 {
+        let _ = write!(own, "+at-most-{}", fixed.connections);
+    }
+    if own.is_empty() {
+        return route.site.clone();
+    }
+    SiteName::from_text(&format!("{}{own}", route.site.as_str()))
 }

@@ -73,6 +73,10 @@ use shared::{Counters, Shared, WAITING_BYTES_MAX};
 use survey::{survey, Manner, Survey};
 use writer::{Writer, WriterConfig, BUFFERS};
 
+/// Ids begin at the time of the start in milliseconds, shifted by this: 65 thousand ids a millisecond never catch up
+/// with the clock, so a later start begins above them, whatever became of the disk.
+const ID_TIME_SHIFT: u32 = 16;
+
 /// An open spool. Any thread may use it.
 pub struct Spool {
     shared: Arc<Shared>,
@@ -280,7 +284,9 @@ impl Parts {
     fn open(disk: Arc<dyn Disk>, settings: Settings, now: UnixMillis, steady: SteadyClock) -> Result<Self, OpenError> {
         let (segment_bytes, protections) = (settings.segment_bytes, settings.protections);
         let survey = survey(&*disk, &Manner { segment_bytes, tidy: true, protections })?;
-        let from = Counters { next_id: survey.next_id, next_number: survey.next_number, next_slot: survey.next_slot };
+        // Not only above everything found: what a damaged disk no longer tells of must not be given out again either.
+        let next_id = survey.next_id.max(now.0 << ID_TIME_SHIFT);
+        let from = Counters { next_id, next_number: survey.next_number, next_slot: survey.next_slot };
         let identity = survey.identity.unwrap_or(settings.identity);
         let config = WriterConfig {
             identity,

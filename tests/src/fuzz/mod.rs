@@ -4,6 +4,8 @@
 //! bytes alone reproduce a finding: they are printed as hex, shrunk, and kept in `tests/fuzz-corpus/<target>/*.bin`,
 //! which `cargo test` replays. A target says what must hold by returning an error or by panicking; both are findings.
 //!
+//! With `FUZZ_TRACE` in the environment the two sessions print their dialogs; with `FUZZ_LOUD`, panics print theirs.
+//!
 //! Nothing here reads a clock or draws a random number but [`campaign`], which counts its time.
 
 mod ack;

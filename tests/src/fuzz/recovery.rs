@@ -20,6 +20,8 @@ use super::source::{Dice, Source};
 use super::{must, Verdict};
 
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
+/// A start is later than the one before.
+const LATER: UnixMillis = UnixMillis(1_800_000_001_000);
 const BLOCK: usize = queue::limits::BLOCK;
 
 /// One message of the image.
@@ -53,7 +55,7 @@ pub(super) fn run(source: &mut Source<'_>) -> Verdict {
     let mut content = image.content.clone();
     let hits = damage(source, &mut content);
     let disk = Platter::new(content);
-    let opened = Spool::open_on_disk(Arc::clone(&disk) as Arc<_>, settings(source.u64().into()), NOW);
+    let opened = Spool::open_on_disk(Arc::clone(&disk) as Arc<_>, settings(source.u64().into()), LATER);
     let (spool, recovery) = opened.map_err(|error| format!("does not open: {error} (damaged: {hits:?})"))?;
     let mut told: BTreeMap<u64, RecordRef> = BTreeMap::new();
     let mut twice = None;
