@@ -104,7 +104,7 @@ impl Backlog {
         let Some(entry) = self.rcpts.live(key) else { return false };
         let not_after = self.messages.live(entry.msg).map_or(u32::MAX, |message| message.not_after);
         !self.clock.may_expire()
-            && rcpt::move_reason(entry.reason) == MoveReason::UnknownRetry
+            && entry.unknowns > 0
             && entry.due >= not_after
             && entry.due <= not_after.saturating_add(BACK_MAX)
     }

@@ -421,3 +421,17 @@ fn a_stall_of_one_class_leaves_the_others_their_turn() {
     backlog.wake(queue);
     assert_eq!(backlog.due_in(queue, Class::Bulk), 1);
 }
+
+#[test]
+fn r03_an_unknown_outcome_waits_though_the_message_ends_before_and_the_clock_is_not_trusted() {
+    let mut backlog = Backlog::new(UnixSecs(NOW), 432_000);
+    backlog.advance(UnixSecs(NOW), ClockState::Trusted, 1000);
+    let new = NewMessage { not_after: Some(UnixSecs(NOW + 100)), ..message(1, Class::Bulk) };
+    let unknown = NewRecipient { unknowns: 1, attempts: 1, ..to(0, "a.test", NOW + 1800) };
+    backlog.insert(&new, [unknown], MoveReason::Recovered).unwrap();
+    let jumped = ClockState::Jumped(1000);
+    assert_eq!(backlog.advance(UnixSecs(NOW + 1500), jumped, 1000).due, 1, "it came for its end");
+    assert_eq!(backlog.next_active(Classes::ALL), None, "which may not come now, nor may an early attempt");
+    backlog.advance(UnixSecs(NOW + 1500 + 1800), jumped, 1000);
+    assert!(backlog.next_active(Classes::ALL).is_some());
+}

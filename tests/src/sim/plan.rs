@@ -160,8 +160,8 @@ impl Plan {
             sources,
             domains,
             sites,
+            mishaps: mishaps(&mut random, &mail, end, domains, sources),
             mail,
-            mishaps: mishaps(&mut random, span, end, domains, sources),
             good_from: end,
             retry_first_s: *pick(&mut random, &[60, 300, 1200]),
             max_age_s: *pick(&mut random, &[4 * 3600, 86_400, 432_000]),
@@ -228,8 +228,9 @@ fn submission(random: &mut StdRng, number: usize, span: u64, domains: usize) -> 
     }
 }
 
-fn mishaps(random: &mut StdRng, span: u64, end: u64, domains: usize, sources: usize) -> Vec<(u64, Mishap)> {
+fn mishaps(random: &mut StdRng, mail: &[PlannedMail], end: u64, domains: usize, sources: usize) -> Vec<(u64, Mishap)> {
     let mut all = Vec::new();
+    let span = mail.last().map_or(1, |last| last.at + 1);
     let crashes = random.random_range(0..7);
     for _ in 0..crashes {
         let power = random.random();
@@ -238,9 +239,22 @@ fn mishaps(random: &mut StdRng, span: u64, end: u64, domains: usize, sources: us
             4 => Mishap::Drain,
             _ => Mishap::Crash(power),
         };
-        // Most fall while much is under way.
-        let until = if random.random_bool(0.7) { span } else { end };
-        all.push((random.random_range(0..until), what));
+        // Most fall while much is under way: just after a submission, with a disk that takes its time.
+        let at = match random.random_range(0..10) {
+            0..=4 => pick(random, mail).at + random.random_range(0..60),
+            5..=7 => random.random_range(0..span),
+            _ => random.random_range(0..end),
+        };
+        if random.random_bool(0.4) {
+            let slow = Mishap::Slow(random.random_range(50..800), 2500);
+            all.push((at.saturating_sub(2000), slow));
+        }
+        all.push((at, what));
+        // Two in a row: what the first left behind has to bear the second.
+        if random.random_bool(0.3) {
+            let power = random.random_bool(0.7);
+            all.push((at + random.random_range(1000..40_000), Mishap::Crash(power)));
+        }
     }
     for _ in 0..random.random_range(0..5) {
         let while_ms = random.random_range(200..60_000);
